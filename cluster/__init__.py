@@ -1,0 +1,1 @@
+"""Everything Ray: tasks, actors, embedded services, the supervisor, the command line. The composition root."""

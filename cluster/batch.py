@@ -1,0 +1,93 @@
+"""Ingest many files: submit with a bounded number in flight, follow each to its end, report every outcome.
+
+`fanfold ingest` and `ray job submit -- python -m cluster.batch PATH...` are this code. Running it again resumes:
+what is published or under way is found, not repeated.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingest.model import JobState
+from ingest.settings import Settings
+from serve.client import Client, ServiceError
+from serve.schemas import JobView
+
+IN_FLIGHT = 16
+WAIT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file."""
+
+    path: Path
+    job: JobView | None  # None when it was refused at submit
+    error: str | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the file is not searchable, and not on its way."""
+        return self.error is not None
+
+
+OnChange = Callable[[Path, JobView], None]
+
+
+def find_pdfs(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files named, and every `*.pdf` below the directories named, in order. Raises `FileNotFoundError`."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(found for found in path.rglob("*") if found.suffix.lower() == ".pdf" and found.is_file())
+        elif path.is_file():
+            yield path
+        else:
+            raise FileNotFoundError(f"There is no file or directory {path}.")
+
+
+def ingest(
+    client: Client, paths: Iterator[Path], *, follow: bool, on_change: OnChange = lambda _path, _job: None
+) -> Iterator[Outcome]:
+    """Submit every file and yield each outcome as it is known; with `follow`, that is when its job has ended."""
+    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ingest") as pool:
+        running: set[Future[Outcome]] = set()
+        for path in paths:
+            if len(running) >= IN_FLIGHT:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+            running.add(pool.submit(_ingest_one, client, path, follow, on_change))
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+
+
+def _ingest_one(client: Client, path: Path, follow: bool, on_change: OnChange) -> Outcome:
+    try:
+        job = client.job(client.submit(path).job_id)
+        on_change(path, job)
+        while follow and not job.state.terminal:
+            job = client.job(job.job_id, wait=WAIT_S)
+            on_change(path, job)
+    except (ServiceError, OSError) as error:
+        return Outcome(path, None, str(error))
+    failed = job.state in {JobState.FAILED, JobState.CANCELLED}
+    reason = job.error.message if job.error is not None else f"The job ended {job.state}."
+    return Outcome(path, job, reason if failed else None)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Ingest the paths named; one line a file on standard output; 1 if any failed."""
+    failed = False
+    with Client(Settings().http_url) as client:
+        for outcome in ingest(client, find_pdfs([Path(argument) for argument in arguments]), follow=True):
+            state = "refused" if outcome.job is None else outcome.job.state
+            sys.stdout.write(f"{state}\t{outcome.path}\t{outcome.error or ''}\n")
+            sys.stdout.flush()
+            failed = failed or outcome.failed
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,160 @@
+"""The command line: `fanfold`. Thin: each command calls the service, and prints what it says."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from cluster import batch, display
+from cluster.instance import only_instance, stop_instance
+from ingest.errors import FanfoldError
+from ingest.model import JobState
+from ingest.settings import Settings
+from serve.client import Client, ServiceError
+from serve.schemas import JobView
+
+KEEP_ALIVE_S = 1.0
+STOP_TIMEOUT_S = 90.0
+app = typer.Typer(name="fanfold", no_args_is_help=True, help="PDFs in, searchable text out, and the truth about it.")
+out = Console()
+err = Console(stderr=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.command()
+def up() -> None:
+    """Start Fanfold here (Ray, the stores that are not set, the service), and serve until Ctrl-C."""
+    from cluster.service import running  # noqa: PLC0415  # imports Ray: seconds that the other commands do not need
+    from ingest.telemetry import configure_logging  # noqa: PLC0415
+
+    settings = Settings()
+    configure_logging(settings.log_level)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    with only_instance(settings.home), display.steps(err, "Starting") as step, running(settings, step) as service:
+        step("")
+        out.print(display.started(settings, service.dashboard_url))
+        while not stopping.wait(KEEP_ALIVE_S):
+            service.keep_alive()
+        step("stopping: jobs that run are given back to the queue")
+    out.print("Fanfold has stopped.")
+
+
+@app.command()
+def down() -> None:
+    """Stop the Fanfold that runs on this data directory; its jobs go on at the next start."""
+    with err.status("Stopping"):
+        stopped = stop_instance(Settings().home, timeout_s=STOP_TIMEOUT_S)
+    out.print("Fanfold has stopped." if stopped else "Fanfold was not running.")
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="PDF files, or directories to search for them.")],
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the jobs to their end.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Ingest PDFs. Run it again to resume: what is done is not repeated. Exits with 1 if any document failed."""
+    with _client() as client, display.bars(err, hidden=as_json) as bars:
+        shown: dict[Path, TaskID] = {}
+        outcomes = []
+        found = batch.find_pdfs(paths)
+        for outcome in batch.ingest(client, found, follow=wait, on_change=_bar_mover(bars, shown)):
+            outcomes.append(outcome)
+            display.finish_bar(bars, shown.get(outcome.path), outcome)
+    if as_json:
+        _print_json([_outcome_json(outcome) for outcome in outcomes])
+    else:
+        out.print(display.outcomes(outcomes))
+    raise typer.Exit(int(any(outcome.failed for outcome in outcomes)))
+
+
+@app.command()
+def jobs(
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to list.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    with _client() as client:
+        found = list(client.jobs(state=state, limit=limit))
+    _print_json(found) if as_json else out.print(display.job_table(found))
+
+
+@app.command()
+def job(job_id: str, as_json: AsJson = False) -> None:
+    """Show one job: its stages, attempts, failed pages and error."""
+    with _client() as client:
+        found = client.job(job_id)
+    _print_json(found) if as_json else out.print(display.job_details(found))
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Most hits to show.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Search everything that is published, by meaning."""
+    with _client() as client:
+        hits = client.search(query, limit=limit)
+    _print_json(hits) if as_json else out.print(display.hits(hits))
+
+
+@contextmanager
+def _client() -> Iterator[Client]:
+    with Client(Settings().http_url) as client:
+        yield client
+
+
+def _bar_mover(bars: Progress, shown: dict[Path, TaskID]) -> batch.OnChange:
+    lock = threading.Lock()
+
+    def move(path: Path, job: JobView) -> None:
+        with lock:
+            if path not in shown:
+                shown[path] = bars.add_task(path.name, total=100, state="")
+            display.move_bar(bars, shown[path], job)
+
+    return move
+
+
+def _outcome_json(outcome: batch.Outcome) -> dict[str, Any]:
+    job = None if outcome.job is None else outcome.job.model_dump(mode="json")
+    return {"path": str(outcome.path), "error": outcome.error, "job": job}
+
+
+def _print_json(value: BaseModel | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:
+    def plain(item: Any) -> Any:
+        return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
+
+    shown = plain(value) if isinstance(value, BaseModel) else [plain(item) for item in value]
+    sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """Entry point: errors that say what to do are printed as one line, without a traceback."""
+    try:
+        app()
+    except (ServiceError, FanfoldError, FileNotFoundError) as error:
+        err.print(f"[bold red]fanfold:[/] {error}")
+        sys.exit(2)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            err.print(f"[bold red]fanfold:[/] FANFOLD_{name}: {problem['msg']}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

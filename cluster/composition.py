@@ -1,0 +1,94 @@
+"""The composition root: settings become addresses, addresses become stores. Nothing else connects to anything."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import SecretStr
+from qdrant_client import QdrantClient
+
+from cluster.embedded import EMBEDDED_QDRANT_URL, EmbeddedQdrant
+from ingest.activities import Activities
+from ingest.errors import ConfigurationError
+from ingest.fingerprints import pipeline_of
+from ingest.model import PipelineSpec
+from ingest.settings import Settings
+from ingest.stages.embedding import embedding_dimension
+from ingest.stages.models import embedding_model_path
+from ingest.stores import Stores, mongo
+from ingest.stores.catalog import Catalog
+from ingest.stores.jobs import JobStore
+from ingest.stores.objects import open_object_store
+from ingest.stores.vectors import QdrantApi, VectorStore, collection_name
+
+QDRANT_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What every process of one deployment is built from. Small, hashable, and safe to send between processes."""
+
+    settings: Settings  # every store's address is set
+    pipeline: PipelineSpec = field(hash=False)
+    dimension: int
+
+    @property
+    def collection(self) -> str:
+        """The Qdrant collection of the embedding model."""
+        return collection_name(self.settings.embedding_model, self.dimension)
+
+
+def resolve(settings: Settings, *, mongodb_uri: str | None) -> Blueprint:
+    """Fill in the embedded stores' addresses where none is set, and look at the models."""
+    home = settings.home
+    addresses = {
+        "data_dir": home,
+        "mongodb_uri": settings.mongodb_uri or SecretStr(_required(mongodb_uri)),
+        "qdrant_url": settings.qdrant_url or EMBEDDED_QDRANT_URL,
+        "object_store_url": settings.object_store_url or Path(home / "objects").as_uri(),
+    }
+    resolved = settings.model_copy(update=addresses)
+    dimension = embedding_dimension(embedding_model_path(resolved.embedding_model), resolved.embedding_revision)
+    return Blueprint(settings=resolved, pipeline=pipeline_of(resolved), dimension=dimension)
+
+
+@lru_cache(maxsize=1)
+def connect(blueprint: Blueprint) -> Stores:
+    """This process's stores; connected once."""
+    settings = blueprint.settings
+    if settings.mongodb_uri is None or settings.object_store_url is None:
+        raise ConfigurationError("The blueprint was not resolved: a store has no address.")
+    database = mongo.connect(settings.mongodb_uri.get_secret_value(), settings.mongodb_database)
+    return Stores(
+        jobs=JobStore(database, lease_ttl_s=settings.lease_ttl_s, job_timeout_s=settings.job_timeout_s),
+        catalog=Catalog(database),
+        vectors=VectorStore(_qdrant(settings), blueprint.collection),
+        objects=open_object_store(settings.object_store_url, s3_endpoint_url=settings.s3_endpoint_url),
+    )
+
+
+@lru_cache(maxsize=1)
+def activities(blueprint: Blueprint) -> Activities:
+    """This process's activities, with the models and PDFs that they keep open."""
+    return Activities(connect(blueprint), blueprint.settings)
+
+
+def prepare(blueprint: Blueprint) -> None:
+    """Create indexes and the collection where they are missing."""
+    stores = connect(blueprint)
+    stores.jobs.prepare()
+    stores.catalog.prepare()
+    stores.vectors.prepare(blueprint.dimension)
+
+
+def _qdrant(settings: Settings) -> QdrantApi:
+    if settings.qdrant_url == EMBEDDED_QDRANT_URL:
+        return EmbeddedQdrant()
+    key = None if settings.qdrant_api_key is None else settings.qdrant_api_key.get_secret_value()
+    return QdrantClient(url=settings.qdrant_url, api_key=key, timeout=QDRANT_TIMEOUT_S)
+
+
+def _required(address: str | None) -> str:
+    if address is None:
+        raise ConfigurationError("Set FANFOLD_MONGODB_URI, or let `fanfold up` start the embedded MongoDB.")
+    return address

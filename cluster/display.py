@@ -1,0 +1,181 @@
+"""What the command line shows: tables, bars and panels, from the same views that the HTTP interface gives."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from cluster.batch import Outcome
+from ingest.model import JobState, Stage
+from ingest.settings import Settings
+from serve.schemas import Hit, JobView
+
+STATE_STYLE = {
+    JobState.QUEUED: "dim",
+    JobState.RUNNING: "cyan",
+    JobState.CANCELLING: "yellow",
+    JobState.SUCCEEDED: "green",
+    JobState.PARTIALLY_SUCCEEDED: "yellow",
+    JobState.FAILED: "bold red",
+    JobState.CANCELLED: "yellow",
+}
+SNIPPET_CHARACTERS = 320
+
+
+@contextmanager
+def steps(console: Console, title: str) -> Iterator[Callable[[str], None]]:
+    """A spinner whose text each call of the yielded function replaces; an empty one hides it."""
+    with console.status(title) as status:
+
+        def step(name: str) -> None:
+            if name:
+                status.update(f"{title}: {name}")
+                status.start()
+            else:
+                status.stop()
+
+        yield step
+
+
+def started(settings: Settings, dashboard_url: str) -> RenderableType:
+    """Where everything is, once it runs."""
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("API", f"{settings.http_url}/docs")
+    rows.add_row("Ray dashboard", dashboard_url)
+    rows.add_row("Data", str(settings.home))
+    rows.add_row("Try", '[bold]fanfold ingest FILE.pdf[/], then [bold]fanfold search "words"[/]')
+    return Panel(rows, title="Fanfold is up", subtitle="Ctrl-C stops it", border_style="green", expand=False)
+
+
+@contextmanager
+def bars(console: Console, *, hidden: bool) -> Iterator[Progress]:
+    """Progress bars, a document each; they go when the block ends."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        yield progress
+
+
+def move_bar(progress: Progress, bar: TaskID, job: JobView) -> None:
+    """Show how far the job is."""
+    progress.update(bar, completed=job.progress.percent, state=f"{_styled(job.state)} {_doing(job)}")
+
+
+def finish_bar(progress: Progress, bar: TaskID | None, outcome: Outcome) -> None:
+    """Take the bar away and leave one line about the document."""
+    if bar is not None:
+        progress.remove_task(bar)
+    progress.console.print(_outcome_line(outcome))
+
+
+def outcomes(found: Sequence[Outcome]) -> RenderableType:
+    """The last line: how many of how many."""
+    failed = sum(outcome.failed for outcome in found)
+    if not found:
+        return Text("No PDF found.", style="yellow")
+    if failed:
+        return Text(f"{failed} of {len(found)} documents failed.", style="bold red")
+    return Text(f"{len(found)} document{'s'[: len(found) != 1]} done.", style="green")
+
+
+def job_table(jobs: Sequence[JobView]) -> RenderableType:
+    """One row a job."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("JOB", "STATE", "%", "PAGES", "CHUNKS", "ATTEMPTS", "CREATED", "ERROR"):
+        table.add_column(column, no_wrap=column != "ERROR", justify="right" if column == "%" else "left")
+    for job in jobs:
+        progress = job.progress
+        table.add_row(
+            job.job_id,
+            _styled(job.state),
+            f"{progress.percent:.0f}",
+            f"{progress.pages_done}/{progress.pages_total}",
+            f"{progress.chunks_stored}/{progress.chunks_total}",
+            str(len(job.attempts)),
+            _instant(job.created_at),
+            "" if job.error is None else escape(job.error.message),
+        )
+    return table if jobs else Text("No jobs.", style="dim")
+
+
+def job_details(job: JobView) -> RenderableType:
+    """Everything about one job."""
+    head = Table.grid(padding=(0, 2))
+    head.add_row("State", f"{_styled(job.state)}  {job.progress.percent:.0f} %  {_doing(job)}")
+    head.add_row("Document", f"{job.document_id}, revision {job.revision}")
+    head.add_row("Created", _instant(job.created_at))
+    if job.error is not None:
+        head.add_row("Error", f"[red]{escape(job.error.message)}[/] ({job.error.category})")
+    stages = Table("STAGE", "STATUS", "STARTED", "TOOK", box=None, pad_edge=False)
+    for stage in Stage:
+        record = job.stages[stage]
+        took = "" if not record.started_at or not record.finished_at else record.finished_at - record.started_at
+        stages.add_row(stage, record.status, _instant(record.started_at), str(took).split(".", maxsplit=1)[0])
+    attempts = Table("ATTEMPT", "STARTED", "ENDED", "OUTCOME", "ERROR", box=None, pad_edge=False)
+    for attempt in job.attempts:
+        error = "" if attempt.error is None else escape(attempt.error.message)
+        ended = _instant(attempt.ended_at)
+        attempts.add_row(str(attempt.number), _instant(attempt.started_at), ended, attempt.outcome or "", error)
+    parts: list[RenderableType] = [head, Text(), stages, Text(), attempts]
+    if job.failed_pages:
+        pages = Table("FAILED PAGE", "REASON", "MESSAGE", box=None, pad_edge=False)
+        for page in job.failed_pages:
+            pages.add_row(str(page.page_number), page.reason, escape(page.message))
+        parts += [Text(), pages]
+    return Group(*parts)
+
+
+def hits(found: Sequence[Hit]) -> RenderableType:
+    """The hits, best first: where, how near, and the text."""
+    if not found:
+        return Text("Nothing found. Is anything ingested? See: fanfold jobs", style="yellow")
+    parts: list[RenderableType] = []
+    for rank, hit in enumerate(found, 1):
+        pages = (
+            f"page {hit.first_page}" if hit.first_page == hit.last_page else f"pages {hit.first_page}-{hit.last_page}"
+        )
+        title = f"[bold]{rank}. {escape(hit.filename)}[/], [cyan]{pages}[/] [dim]{hit.score:.2f}[/]"
+        text = " ".join(hit.text.split())
+        snippet = text if len(text) <= SNIPPET_CHARACTERS else f"{text[:SNIPPET_CHARACTERS].rsplit(' ', 1)[0]} ..."
+        parts += [Rule(title, align="left", style="dim"), Padding(Text(snippet), (0, 0, 1, 3))]
+    return Group(*parts)
+
+
+def _doing(job: JobView) -> str:
+    progress = job.progress
+    if job.state.terminal or not progress.pages_total:
+        return ""
+    if progress.pages_done < progress.pages_total:
+        return f"[dim]page {progress.pages_done} of {progress.pages_total}[/]"
+    return f"[dim]chunk {progress.chunks_embedded} of {progress.chunks_total}[/]" if progress.chunks_total else ""
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    name = escape(outcome.path.name)
+    if outcome.job is None or outcome.error is not None:
+        return f"[bold red]failed[/]  {name}: {escape(outcome.error or '')}"
+    progress = outcome.job.progress
+    what = f"{progress.pages_total} pages, {progress.chunks_stored} chunks" if outcome.job.state.terminal else ""
+    missing = f", [yellow]{len(outcome.job.failed_pages)} pages failed[/]" if outcome.job.failed_pages else ""
+    return f"{_styled(outcome.job.state)}  {name}  [dim]{what}[/]{missing}"
+
+
+def _styled(state: JobState) -> str:
+    return f"[{STATE_STYLE[state]}]{state}[/]"
+
+
+def _instant(instant: datetime | None) -> str:
+    return "" if instant is None else f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"

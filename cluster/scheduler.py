@@ -1,0 +1,66 @@
+"""Fair page scheduling: many jobs share a bounded number of slots, one page each in turn.
+
+A slot is given to the job that waits and has the fewest pages in flight, the longest waiting first among equals: so a
+5,000-page book cannot starve a one-page letter, and alone it still gets every slot.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class FairScheduler:
+    """Slots shared by keys. All methods run on one event loop."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._in_flight: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # in the order in which the keys began to wait
+
+    @asynccontextmanager
+    async def slot(self, key: str) -> AsyncIterator[None]:
+        """Hold one slot for `key` during the block."""
+        await self._acquire(key)
+        try:
+            yield
+        finally:
+            self._release(key)
+
+    async def _acquire(self, key: str) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, deque()).append(turn)
+        self._hand_out()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._forget(key, turn)
+            else:  # the slot came in the same moment as the cancellation
+                self._release(key)
+            raise
+
+    def _release(self, key: str) -> None:
+        self._free += 1
+        self._in_flight[key] -= 1
+        if not self._in_flight[key]:
+            del self._in_flight[key]
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._free and self._waiting:
+            key = min(self._waiting, key=lambda waiting: self._in_flight[waiting])
+            turn = self._waiting[key].popleft()
+            if not self._waiting[key]:
+                del self._waiting[key]
+            if not turn.done():
+                self._free -= 1
+                self._in_flight[key] += 1
+                turn.set_result(None)
+
+    def _forget(self, key: str, turn: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(key)
+        if waiting is not None and turn in waiting:
+            waiting.remove(turn)
+            if not waiting:
+                del self._waiting[key]

@@ -1,0 +1,151 @@
+"""One running Fanfold: Ray, the embedded stores, the supervisor, the HTTP interface; started and stopped in order."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import httpx
+import ray
+from ray import serve
+
+from cluster.composition import Blueprint, connect, prepare, resolve
+from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
+from cluster.supervisor import probe_supervisor, start_supervisor, stop_supervisor
+from ingest.errors import ConfigurationError
+from ingest.settings import Settings
+from ingest.telemetry import get_logger
+from serve.app import APP_NAME, EmbedQuery, application
+from serve.routes import Service
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+OBJECT_STORE_BYTES = 256 * 1024**2  # Ray's own; Fanfold moves keys through it, not data
+IDLE_WORKERS_PER_CPU = 4  # OCR models take seconds to load: keep their processes
+READY_TIMEOUT_S = 120.0
+READY_POLL_S = 0.2
+Report = Callable[[str], None]
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What `fanfold up` has to say, and to look after."""
+
+    blueprint: Blueprint
+    dashboard_url: str
+    mongodb: EmbeddedMongoDB | None
+
+    def keep_alive(self) -> None:
+        """Start again what has died and does not restart by itself."""
+        if self.mongodb is not None and self.mongodb.keep_alive():
+            log.error("the embedded MongoDB had died and was started again")
+
+
+@contextmanager
+def running(settings: Settings, report: Report = lambda _step: None) -> Iterator[Running]:
+    """Everything, up and ready for the length of the block. `report` hears each step in words."""
+    _refuse_open_address(settings)
+    with ExitStack() as stack:
+        report("Ray")
+        dashboard_url = _join_or_start_ray(settings, stack)
+        mongodb = None
+        if settings.mongodb_uri is None:
+            report("embedded MongoDB")
+            mongodb = EmbeddedMongoDB(settings.home / "mongodb")
+            mongodb.start()
+            stack.callback(mongodb.stop)
+        if settings.qdrant_url is None:
+            report("embedded Qdrant")
+            start_embedded_qdrant(settings.home / "qdrant")
+            stack.callback(stop_embedded_qdrant)
+        report("models")
+        blueprint = resolve(settings, mongodb_uri=None if mongodb is None else mongodb.uri)
+        prepare(blueprint)
+        report("supervisor")
+        start_supervisor(blueprint)
+        stack.callback(stop_supervisor)
+        report("HTTP interface")
+        _start_serve(blueprint)
+        stack.callback(serve.shutdown)
+        _wait_until_ready(settings)
+        yield Running(blueprint, dashboard_url, mongodb)
+
+
+def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
+    """What a replica of the HTTP interface works with."""
+    stores = connect(blueprint)
+    return Service(
+        stores=stores,
+        pipeline=blueprint.pipeline,
+        settings=blueprint.settings,
+        embed_query=embed_query,
+        probes={
+            "mongodb": stores.catalog.ping,
+            "qdrant": stores.vectors.ping,
+            "object_store": stores.objects.ping,
+            "supervisor": probe_supervisor,
+        },
+    )
+
+
+def _refuse_open_address(settings: Settings) -> None:
+    if settings.http_host not in LOOPBACK:
+        raise ConfigurationError(
+            f"FANFOLD_HTTP_HOST={settings.http_host} would let everybody on the network in. Fanfold listens on "
+            "127.0.0.1; put a proxy that checks who calls in front of it."
+        )
+
+
+def _join_or_start_ray(settings: Settings, stack: ExitStack) -> str:
+    """Join the cluster that is named or found, else start one; either way leave it (or stop it) at the end."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = settings.ray_address
+    if address is None:
+        try:
+            context = ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+        except ConnectionError:
+            address = "local"
+    if address == "local":
+        context = _start_ray(settings)
+    elif address is not None:
+        context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    stack.callback(ray.shutdown)
+    return f"http://{context.dashboard_url}" if context.dashboard_url else ""
+
+
+def _start_ray(settings: Settings) -> ray.client_builder.ClientContext:
+    return ray.init(
+        address="local",
+        num_cpus=settings.num_cpus,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=settings.dashboard_port,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _system_config={"num_workers_soft_limit": IDLE_WORKERS_PER_CPU * (settings.num_cpus or os.cpu_count() or 1)},
+    )
+
+
+def _start_serve(blueprint: Blueprint) -> None:
+    settings = blueprint.settings
+    serve.start(http_options={"host": settings.http_host, "port": settings.http_port, "location": "HeadOnly"})
+    serve.run(application(settings, partial(connect_service, blueprint)), name=APP_NAME, route_prefix="/")
+
+
+def _wait_until_ready(settings: Settings) -> None:
+    give_up_at = time.monotonic() + READY_TIMEOUT_S
+    answer = "nothing"
+    while time.monotonic() < give_up_at:
+        try:
+            response = httpx.get(f"{settings.http_url}/readyz", timeout=READY_TIMEOUT_S)
+        except httpx.TransportError as error:
+            answer = type(error).__name__
+        else:
+            if response.status_code == httpx.codes.OK:
+                return
+            answer = response.text
+        time.sleep(READY_POLL_S)
+    raise ConfigurationError(f"The service does not become ready; {settings.http_url}/readyz says: {answer}")

@@ -1,0 +1,149 @@
+"""The supervisor: claims jobs and runs each as a coroutine. Detached; there may be several; any of them may die.
+
+It is crash-only: whatever it knew is in MongoDB, a new one has another holder id, and claiming is the only way a job
+starts, also after a restart.
+"""
+
+import asyncio
+import os
+import threading
+import uuid
+from typing import Any
+
+import ray
+import structlog
+
+from cluster.composition import Blueprint, connect
+from cluster.embedded import NAMESPACE
+from cluster.engine import RayEngine
+from cluster.scheduler import FairScheduler
+from ingest.errors import ConfigurationError, StoreUnavailable
+from ingest.pipeline import Pipeline
+from ingest.stores.jobs import HeldJob
+from ingest.telemetry import configure_logging, get_logger
+
+SUPERVISOR_ACTOR = "supervisor"
+STOP_TIMEOUT_S = 15.0
+PROBE_TIMEOUT_S = 5.0
+SLOTS_PER_CPU = 2  # one page runs, the next is at hand
+log = get_logger()
+
+
+class Supervisor:
+    """One claim loop. `run` returns when `stop` was called and every job is settled or released."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        self._blueprint = blueprint
+        self._stores = connect(blueprint)
+        self._holder = str(uuid.uuid4())
+        self._running: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Claim and work until told to stop."""
+        settings = self._blueprint.settings
+        slots = SLOTS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        engine = RayEngine(self._blueprint, FairScheduler(slots))
+        log.info("supervisor started", holder=self._holder, slots=slots)
+        while not self._stopping.is_set():
+            held = await self._claim() if len(self._running) < settings.max_running_jobs else None
+            if held is not None:
+                self._begin(held, engine)
+            else:
+                await self._pause(settings.poll_interval_s)
+        for job in self._running:
+            job.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Take no more jobs, and give back those that run."""
+        self._stopping.set()
+
+    async def _claim(self) -> HeldJob | None:
+        try:
+            return await asyncio.to_thread(self._stores.jobs.claim, self._holder)
+        except StoreUnavailable as error:
+            log.warning("cannot claim", error=error.message)
+            return None
+
+    def _begin(self, held: HeldJob, engine: RayEngine) -> None:
+        task = asyncio.create_task(self._work(held, engine))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _work(self, held: HeldJob, engine: RayEngine) -> None:
+        job = held.job
+        with structlog.contextvars.bound_contextvars(
+            job_id=job.job_id, document_id=job.document_id, attempt=len(job.attempts), epoch=job.lease.epoch
+        ):
+            blueprint = self._blueprint
+            log.info("claimed")
+            await Pipeline(held, self._stores, engine, blueprint.pipeline, blueprint.settings).run()
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+class SupervisorActor:
+    """Keeps a supervisor running on a thread with its own event loop, so that a restarted actor goes on by itself."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        configure_logging(blueprint.settings.log_level)
+        self._loop = asyncio.new_event_loop()
+        self._supervisor = Supervisor(blueprint)
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def ping(self) -> bool:
+        """Whether the claim loop runs."""
+        return self._thread.is_alive()
+
+    def stop(self) -> bool:
+        """Stop claiming, release what runs; whether that was done in time."""
+        self._loop.call_soon_threadsafe(self._supervisor.stop)
+        self._thread.join(STOP_TIMEOUT_S)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._supervisor.run())
+        except Exception:
+            log.exception("supervisor died; Ray starts another")
+            os._exit(1)
+
+
+def start_supervisor(blueprint: Blueprint) -> None:
+    """Start the supervisor, detached; return when it claims. One that an earlier `up` left behind is replaced."""
+    stop_supervisor()
+    actor: Any = SupervisorActor
+    handle = actor.options(name=SUPERVISOR_ACTOR, namespace=NAMESPACE, lifetime="detached").remote(blueprint)
+    if not ray.get(handle.ping.remote()):
+        raise ConfigurationError("The supervisor does not start. Its log is in Ray's dashboard.")
+
+
+def stop_supervisor() -> None:
+    """Let the supervisor release its jobs, then end it; nothing happens when there is none."""
+    try:
+        handle = ray.get_actor(SUPERVISOR_ACTOR, namespace=NAMESPACE)
+    except ValueError:
+        return
+    try:
+        ray.get(handle.stop.remote(), timeout=STOP_TIMEOUT_S + PROBE_TIMEOUT_S)
+    except ray.exceptions.RayError as error:
+        log.warning("supervisor did not stop by itself", error=type(error).__name__)
+    ray.kill(handle)
+
+
+def probe_supervisor() -> None:
+    """Raise `StoreUnavailable` unless a supervisor claims jobs."""
+    try:
+        handle = ray.get_actor(SUPERVISOR_ACTOR, namespace=NAMESPACE)
+        alive = ray.get(handle.ping.remote(), timeout=PROBE_TIMEOUT_S)
+    except (ValueError, ray.exceptions.RayError) as error:
+        raise StoreUnavailable(f"No supervisor answers: {type(error).__name__}.") from error
+    if not alive:
+        raise StoreUnavailable("The supervisor has stopped claiming jobs.")

@@ -1,0 +1,1 @@
+"""What a document goes through. Plain Python: no Ray, no HTTP."""

@@ -1,0 +1,163 @@
+"""The units of work that run in worker processes. Each is idempotent: it returns at once if its checkpoint exists.
+
+They take keys and counts and return keys and counts; text and vectors go through the object store.
+"""
+
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ingest import ids
+from ingest.checkpoints import Checkpoints
+from ingest.errors import ObjectMissing
+from ingest.model import ChunkPlan, Inspection, Page, Revision, Route
+from ingest.settings import Settings
+from ingest.stages import pdf
+from ingest.stages.chunking import Chunker
+from ingest.stages.embedding import Embedder, load_tokenizer
+from ingest.stages.models import embedding_model_path
+from ingest.stages.ocr import Ocr
+from ingest.stages.pdf import Pdf
+from ingest.stores import Stores
+
+OPEN_PDFS = 4
+Committed = TypeVar("Committed")
+
+
+class OpenPdfs:
+    """The PDFs that this process has open, most recently used last: one opening a document, not one a page."""
+
+    def __init__(self, stores: Stores, *, max_pages: int) -> None:
+        self._stores = stores
+        self._max_pages = max_pages
+        self._open: OrderedDict[str, Pdf] = OrderedDict()
+
+    def get(self, document_id: str) -> Pdf:
+        """The open PDF. Raises the `InputError` that says why it cannot be opened, or `ObjectMissing`."""
+        if document_id not in self._open:
+            if len(self._open) >= OPEN_PDFS:
+                _, oldest = self._open.popitem(last=False)
+                oldest.close()
+            self._open[document_id] = self._fetch(document_id)
+        self._open.move_to_end(document_id)
+        return self._open[document_id]
+
+    def _fetch(self, document_id: str) -> Pdf:
+        with tempfile.TemporaryDirectory(prefix="fanfold-") as directory:
+            path = Path(directory) / "source.pdf"
+            try:
+                with self._stores.objects.open(ids.source_key(document_id)) as source, path.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+            except ObjectMissing as error:
+                raise ObjectMissing("The uploaded file is not there any more. Send it again.") from error
+            return Pdf.open(path, max_pages=self._max_pages)
+
+
+class Activities:
+    """What a worker process can be asked to do. Models and PDFs are loaded on first use and kept."""
+
+    def __init__(self, stores: Stores, settings: Settings) -> None:
+        self._stores = stores
+        self._settings = settings
+        self._pdfs = OpenPdfs(stores, max_pages=settings.max_pages)
+        self._ocr: Ocr | None = None
+        self._chunker: Chunker | None = None
+        self._embedder: Embedder | None = None
+
+    def inspect(self, revision: Revision, on_page: Callable[[int], None] = lambda _page_number: None) -> Inspection:
+        """Route every page, and read those with a good text layer, in one pass over one opening of the PDF.
+
+        `on_page` is called before each page, so that a watchdog can be wound.
+        """
+        checkpoints = self._checkpoints(revision)
+        committed = checkpoints.inspection()
+        if committed is not None:
+            return committed
+        pages = []
+        for page in pdf.inspect(self._pdfs.get(revision.document_id)):
+            pages.append(page)
+            on_page(page.page_number)
+        checkpoints.write_inspection(pages)
+        return _committed(checkpoints.inspection())
+
+    def load_ocr(self) -> None:
+        """Load the OCR models, if they are not: seconds that no page's time limit should count."""
+        if self._ocr is None:
+            self._ocr = Ocr.load(self._settings.ocr_model, self._settings.home / "models")
+
+    def read_page(self, revision: Revision, page_number: int) -> None:
+        """Render one page and OCR it. Raises `PageUnreadable` when it cannot be rendered."""
+        checkpoints = self._checkpoints(revision)
+        if checkpoints.has_page(page_number):
+            return
+        self.load_ocr()
+        assert self._ocr is not None
+        image = pdf.render(
+            self._pdfs.get(revision.document_id),
+            page_number,
+            dpi=self._settings.ocr_dpi,
+            max_pixels=self._settings.max_page_pixels,
+        )
+        checkpoints.write_page(Page(page_number, Route.OCR, self._ocr.read(image)))
+
+    def cut(self, revision: Revision) -> ChunkPlan:
+        """Cut the text of all pages into chunks."""
+        checkpoints = self._checkpoints(revision)
+        committed = checkpoints.chunk_plan()
+        if committed is not None:
+            return committed
+        chunks = self._load_chunker().cut(checkpoints.read_pages())
+        checkpoints.write_chunks(chunks, batch_size=self._settings.embedding_batch_chunks)
+        return _committed(checkpoints.chunk_plan())
+
+    def load_embedder(self, *, threads: int) -> Embedder:
+        """Load the embedding model, if it is not."""
+        if self._embedder is None:
+            self._embedder = Embedder.load(
+                embedding_model_path(self._settings.embedding_model),
+                revision=self._settings.embedding_revision,
+                precision=self._settings.embedding_precision,
+                threads=threads,
+            )
+        return self._embedder
+
+    def embed(self, revision: Revision, batch: int, *, threads: int = 1) -> None:
+        """Embed one batch of chunks."""
+        checkpoints = self._checkpoints(revision)
+        if checkpoints.has_vectors(batch):
+            return
+        chunks = checkpoints.read_chunks(batch)
+        vectors = self.load_embedder(threads=threads).embed(
+            [chunk.text for chunk in chunks],
+            [chunk.token_count for chunk in chunks],
+            budget=self._settings.embedding_batch_tokens,
+        )
+        checkpoints.write_vectors(batch, vectors)
+
+    def store(self, revision: Revision, batch: int) -> None:
+        """Upsert one batch under its revision: chunks, then points. Written again, it changes nothing."""
+        checkpoints = self._checkpoints(revision)
+        chunks = checkpoints.read_chunks(batch)
+        vectors = checkpoints.read_vectors(batch)
+        self._stores.catalog.upsert_chunks(revision.tenant, revision.document_id, revision.number, chunks)
+        self._stores.vectors.upsert(revision.tenant, revision.document_id, revision.number, chunks, vectors)
+
+    def _checkpoints(self, revision: Revision) -> Checkpoints:
+        return Checkpoints(self._stores.objects, revision.document_id, revision.pipeline, revision.missing_pages)
+
+    def _load_chunker(self) -> Chunker:
+        if self._chunker is None:
+            tokenizer = load_tokenizer(
+                embedding_model_path(self._settings.embedding_model), self._settings.embedding_revision
+            )
+            self._chunker = Chunker(tokenizer, self._settings.chunk_tokens, self._settings.chunk_overlap_tokens)
+        return self._chunker
+
+
+def _committed(checkpoint: Committed | None) -> Committed:
+    if checkpoint is None:
+        raise ObjectMissing("A checkpoint that was just written is gone.")
+    return checkpoint

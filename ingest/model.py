@@ -1,0 +1,303 @@
+"""The vocabulary: documents, pages, chunks, jobs and what is known about each.
+
+Everything here is a value. Records that live in MongoDB or leave through HTTP are pydantic models; rows that only move
+between stages are frozen dataclasses.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from ingest.errors import Category
+
+DEFAULT_TENANT = "default"
+
+
+class JobState(StrEnum):
+    """Where a job stands. Terminal states never change."""
+
+    QUEUED = "queued"  # waits for a supervisor, or for `available_at` after a failed attempt
+    RUNNING = "running"  # claimed: a holder has the lease
+    CANCELLING = "cancelling"  # shown only, never stored: cancel was requested, rollback is not verified yet
+    SUCCEEDED = "succeeded"  # published, every page read
+    PARTIALLY_SUCCEEDED = "partially_succeeded"  # published, `failed_pages` lists what is missing
+    FAILED = "failed"  # rolled back; `error` says why
+    CANCELLED = "cancelled"  # rolled back on request
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing will change any more."""
+        return self not in {JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING}
+
+
+class Stage(StrEnum):
+    """The four durable steps of a job, in order."""
+
+    EXTRACT = "extract"  # inspect the PDF, read text layers, OCR the other pages
+    EMBED = "embed"  # cut the text into chunks and embed them
+    STORE = "store"  # upsert chunks and points under this revision, invisible
+    PUBLISH = "publish"  # read back, then make the revision visible at once
+
+
+class StageStatus(StrEnum):
+    """How far one stage of one job is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+
+
+class Route(StrEnum):
+    """How the text of a page is won."""
+
+    TEXT = "text"  # the text layer is good
+    OCR = "ocr"  # no text layer, or one that cannot be trusted
+    BLANK = "blank"  # nothing is drawn on it
+    UNREADABLE = "unreadable"  # the page object itself is broken
+
+
+class PageFailure(StrEnum):
+    """Why a page is missing from a published document."""
+
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    MEMORY = "memory"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page as the inspection or OCR left it. `text` is normalised: paragraphs are parted by one empty line."""
+
+    page_number: int  # from 1
+    route: Route
+    text: str
+    reason: str = ""  # why this route, in words ("no text layer", "garbage text layer", ...)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A run of text that is embedded and found as one."""
+
+    chunk_index: int  # from 0
+    text: str
+    first_page: int
+    last_page: int
+    token_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the supervisor learns from the inspect task: counts and page numbers, never text."""
+
+    page_count: int
+    ocr_pages: tuple[int, ...]
+    unreadable_pages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlan:
+    """What the supervisor learns from the chunk task: how many chunks each embedding batch holds."""
+
+    batch_sizes: tuple[int, ...]
+
+    @property
+    def chunk_count(self) -> int:
+        """Chunks in the whole document."""
+        return sum(self.batch_sizes)
+
+
+class Record(BaseModel):
+    """Base of what is stored in MongoDB and shown through HTTP; fields that a newer version added are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Failure(Record):
+    """An error as users see it."""
+
+    category: Category
+    message: str
+    retryable: bool
+    stage: Stage | None = None
+    page_number: int | None = None
+
+
+class FailedPage(Record):
+    """A page that is missing from a published document, and why."""
+
+    page_number: int
+    reason: PageFailure
+    message: str
+
+
+class Attempt(Record):
+    """One claim of a job; counted when claimed, whatever comes of it."""
+
+    number: int
+    epoch: int
+    holder: str
+    started_at: AwareDatetime
+    ended_at: AwareDatetime | None = None
+    outcome: str | None = None
+    error: Failure | None = None
+    units_at_start: int = 0  # pages + batches durable when it began: shows whether attempts bring progress
+
+
+class Lease(Record):
+    """The right to write to a job. Every write carries `holder` and `epoch`; the store refuses any other."""
+
+    holder: str | None  # None before the first claim and after a release
+    epoch: int  # raised by one with every claim, never lowered
+    expires_at: AwareDatetime
+
+
+class StageRecord(Record):
+    """How one stage went; `checkpoint` is the key or prefix of its durable output."""
+
+    status: StageStatus = StageStatus.PENDING
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
+    checkpoint: str | None = None
+
+
+class Progress(Record):
+    """Counted by the work itself; never moves backwards within a job."""
+
+    pages_total: int = 0
+    pages_done: int = 0
+    chunks_total: int = 0
+    chunks_embedded: int = 0
+    chunks_stored: int = 0
+
+    @property
+    def units(self) -> int:
+        """Everything durable so far: two attempts between which this stands still brought no progress."""
+        return self.pages_done + self.chunks_embedded + self.chunks_stored
+
+
+class PipelineSpec(Record):
+    """The fingerprints that one set of settings gives, a stage each, and the settings themselves for people to read.
+
+    `extract` covers what pages depend on, `chunk` adds the chunker and tokenizer, `embed` adds the model: another
+    embedding model changes `embed` and leaves every page where it is.
+    """
+
+    extract: str
+    chunk: str
+    embed: str
+    settings: dict[str, str | int | float] = Field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """The whole pipeline's fingerprint: that of its last stage, which covers the others."""
+        return self.embed
+
+
+class Job(Record):
+    """One request to ingest one document."""
+
+    job_id: str = Field(alias="_id")
+    document_id: str
+    tenant: str
+    revision: int
+    state: JobState
+    stages: dict[Stage, StageRecord]
+    progress: Progress
+    attempts: list[Attempt]
+    lease: Lease
+    cancel_requested_at: AwareDatetime | None
+    error: Failure | None
+    failed_pages: list[FailedPage]
+    pipeline: PipelineSpec
+    available_at: AwareDatetime
+    deadline_at: AwareDatetime | None
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    open: bool = False  # holds its document: not yet settled, or settled and not yet collected
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    @property
+    def shown_state(self) -> JobState:
+        """The state as users see it: `cancelling` from the request until rollback is verified."""
+        if self.cancel_requested_at is not None and not self.state.terminal:
+            return JobState.CANCELLING
+        return self.state
+
+    @property
+    def percent(self) -> float:
+        """0 to 100. Reading pages weighs 70, embedding 20, storing 10: about what they cost on a CPU."""
+        if self.state in {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}:
+            return 100.0
+        done = self.progress
+        pages = done.pages_done / done.pages_total if done.pages_total else 0.0
+        embedded = done.chunks_embedded / done.chunks_total if done.chunks_total else 0.0
+        stored = done.chunks_stored / done.chunks_total if done.chunks_total else 0.0
+        return round(min(70 * pages + 20 * embedded + 10 * stored, 99.9), 1)
+
+    @property
+    def stalled_attempts(self) -> int:
+        """How many attempts in a row, up to now, brought nothing durable."""
+        return sum(1 for attempt in self.attempts if attempt.units_at_start == self.progress.units)
+
+    @property
+    def publish_decided(self) -> bool:
+        """Whether the one compare-and-set that decides for publishing has happened: cancel comes too late."""
+        return self.stages[Stage.PUBLISH].status is not StageStatus.PENDING
+
+
+class Document(Record):
+    """What is known about one document of one tenant."""
+
+    document_id: str = Field(alias="_id")
+    tenant: str
+    sha256: str
+    filename: str
+    size_bytes: int
+    page_count: int | None = None
+    latest_revision: int = 0
+    published_revision: int | None = None
+    chunk_count: int = 0
+    deleted_at: AwareDatetime | None = None
+    created_at: AwareDatetime
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class StoredChunk(Record):
+    """A chunk as MongoDB holds it."""
+
+    chunk_id: str = Field(alias="_id")
+    document_id: str
+    revision: int
+    chunk_index: int
+    tenant: str
+    text: str
+    first_page: int
+    last_page: int
+    token_count: int
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One ingestion of one document: what the work needs to know of its job."""
+
+    tenant: str
+    document_id: str
+    number: int
+    pipeline: PipelineSpec
+    missing_pages: tuple[int, ...] = ()  # given up: the revision is made without them
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A point that is near a query: which chunk of which revision, and how near (cosine, 1 is identical)."""
+
+    chunk_id: str
+    document_id: str
+    revision: int
+    score: float

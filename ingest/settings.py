@@ -1,0 +1,76 @@
+"""Every setting, read once in an entry point and passed down from there.
+
+Environment variables carry the prefix `FANFOLD_`: `FANFOLD_HTTP_PORT=9000 fanfold up`.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The service's settings. Unset store addresses mean: embedded, under `data_dir`."""
+
+    model_config = SettingsConfigDict(env_prefix="FANFOLD_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(Path("~/.fanfold"), description="Where embedded stores, models and state live.")
+
+    mongodb_uri: SecretStr | None = Field(None, description="MongoDB connection string; embedded when unset.")
+    mongodb_database: str = Field("fanfold", description="Name of the database within it.")
+    qdrant_url: str | None = Field(None, description="Qdrant address; embedded when unset.")
+    qdrant_api_key: SecretStr | None = Field(None, description="API key of that Qdrant.")
+    object_store_url: str | None = Field(None, description="file:// or s3://bucket/prefix; embedded when unset.")
+    s3_endpoint_url: str | None = Field(None, description="S3 server other than AWS.")
+
+    http_host: str = Field("127.0.0.1", description="Address to listen on.")
+    http_port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP interface.")
+    ray_address: str | None = Field(
+        None, description="Ray cluster to join; 'local' starts one; unset joins a running one or starts one."
+    )
+    dashboard_port: int = Field(8265, ge=1, le=65535, description="Port of Ray's dashboard when Fanfold starts Ray.")
+    num_cpus: int | None = Field(None, ge=1, description="CPUs to offer when Fanfold starts Ray; default all.")
+    ray_token_auth: bool = Field(True, description="Protect a Ray that Fanfold starts with an authentication token.")
+
+    max_upload_bytes: int = Field(200 * 1024**2, ge=1, description="Largest file that is accepted.")
+    max_pages: int = Field(10_000, ge=1, description="Most pages that one document may have.")
+    max_queued_jobs: int = Field(100_000, ge=1, description="Waiting jobs beyond which a submit is told to come back.")
+    max_running_jobs: int = Field(8, ge=1, description="Jobs that one supervisor works on at a time.")
+    max_attempts: int = Field(3, ge=1, description="Attempts in a row without progress before a job fails.")
+    max_failed_page_ratio: float = Field(0.5, ge=0, le=1, description="Share of failed pages beyond which a job fails.")
+    page_timeout_s: float = Field(120.0, gt=0, description="Longest work on one page.")
+    job_timeout_s: float = Field(6 * 3600.0, gt=0, description="Longest work on one job, from its first claim.")
+    lease_ttl_s: float = Field(30.0, gt=0, description="How long a silent holder keeps a job.")
+    retry_delay_s: float = Field(2.0, ge=0, description="First wait before another attempt; doubles each time.")
+    poll_interval_s: float = Field(0.5, gt=0, description="How often an idle supervisor looks for jobs.")
+
+    ocr_model: str = Field(
+        "PP-OCRv6_small", description="PaddleOCR model family by name, or a directory holding det/ and rec/."
+    )
+    ocr_dpi: int = Field(200, ge=72, le=600, description="Resolution at which pages are rendered for OCR.")
+    max_page_pixels: int = Field(
+        6_000_000, ge=100_000, description="Pages that would render larger are rendered at a lower resolution."
+    )
+    embedding_model: str = Field("all-MiniLM-L6-v2", description="sentence-transformers model, or its directory.")
+    embedding_revision: str = Field("main", description="Revision of a model that comes from a hub.")
+    embedding_precision: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the model.")
+    embedding_batch_chunks: int = Field(128, ge=1, description="Chunks in one vector checkpoint.")
+    embedding_batch_tokens: int = Field(8_192, ge=256, description="Padded tokens in one forward pass.")
+    embedders: int = Field(1, ge=1, description="Embedder actors of one supervisor.")
+    embedder_gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction of one) that each embedder takes.")
+    chunk_tokens: int = Field(200, ge=16, description="Most tokens in one chunk.")
+    chunk_overlap_tokens: int = Field(30, ge=0, description="Tokens that neighbouring chunks share at most.")
+
+    keep_source: bool = Field(False, description="Keep the PDF after its document is published.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def home(self) -> Path:
+        """`data_dir`, absolute, with `~` expanded."""
+        return self.data_dir.expanduser().absolute()
+
+    @property
+    def http_url(self) -> str:
+        """Where this machine's programs find the service."""
+        return f"http://{self.http_host}:{self.http_port}"

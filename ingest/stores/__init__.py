@@ -1,0 +1,18 @@
+"""The three stores behind a job: MongoDB (jobs, catalog), Qdrant (vectors), the object store. None imports another."""
+
+from dataclasses import dataclass
+
+from ingest.stores.catalog import Catalog
+from ingest.stores.jobs import JobStore
+from ingest.stores.objects import ObjectStore
+from ingest.stores.vectors import VectorStore
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The stores of one process, as the composition root connected them."""
+
+    jobs: JobStore
+    catalog: Catalog
+    vectors: VectorStore
+    objects: ObjectStore

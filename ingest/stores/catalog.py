@@ -1,0 +1,136 @@
+"""The catalog: documents and their chunks, in MongoDB."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pymongo import ASCENDING, ReplaceOne, ReturnDocument
+from pymongo.database import Database
+
+from ingest import ids
+from ingest.errors import NotFound
+from ingest.model import Chunk, Document, StoredChunk
+from ingest.stores.mongo import mongo_errors
+
+
+class Catalog:
+    """Documents by tenant, and chunks by document and revision. Only published revisions are shown to readers."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._documents = database["documents"]
+        self._chunks = database["chunks"]
+
+    def prepare(self) -> None:
+        """Create the indexes where they are missing; safe to repeat and to race."""
+        with mongo_errors():
+            self._documents.create_index([("tenant", ASCENDING), ("created_at", ASCENDING)])
+            self._chunks.create_index(
+                [("document_id", ASCENDING), ("revision", ASCENDING), ("chunk_index", ASCENDING)], unique=True
+            )
+
+    def register(self, document: Document) -> Document:
+        """Add the document, or return the one that is there; a deleted one comes back to life, unpublished."""
+        fresh = document.model_dump(by_alias=True, exclude={"document_id", "deleted_at"})
+        with mongo_errors():
+            found = self._documents.find_one_and_update(
+                {"_id": document.document_id},
+                {"$setOnInsert": fresh, "$set": {"deleted_at": None}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        return Document.model_validate(found)
+
+    def document(self, tenant: str, document_id: str) -> Document:
+        """The tenant's document. Raises `NotFound`, also for a deleted one."""
+        with mongo_errors():
+            found = self._documents.find_one({"_id": document_id, "tenant": tenant, "deleted_at": None})
+        if found is None:
+            raise NotFound(f"There is no document {document_id}.")
+        return Document.model_validate(found)
+
+    def documents(self, tenant: str, document_ids: Iterable[str]) -> dict[str, Document]:
+        """Those of the documents that the tenant has and that are not deleted, by id."""
+        condition = {"_id": {"$in": list(document_ids)}, "tenant": tenant, "deleted_at": None}
+        with mongo_errors():
+            found = [Document.model_validate(record) for record in self._documents.find(condition)]
+        return {document.document_id: document for document in found}
+
+    def advance(self, document_id: str, revision: int) -> None:
+        """Make `revision` the latest one, unless a later one is known; repeating changes nothing."""
+        with mongo_errors():
+            self._documents.update_one({"_id": document_id}, {"$max": {"latest_revision": revision}})
+
+    def publish(self, document_id: str, revision: int, *, page_count: int, chunk_count: int) -> bool:
+        """Make the revision's chunks visible, all at once; False when it is not the latest or the document is gone.
+
+        Publishing a published revision again changes nothing and returns True.
+        """
+        with mongo_errors():
+            result = self._documents.update_one(
+                {"_id": document_id, "latest_revision": revision, "deleted_at": None},
+                {"$set": {"published_revision": revision, "page_count": page_count, "chunk_count": chunk_count}},
+            )
+        return result.matched_count == 1
+
+    def upsert_chunks(self, tenant: str, document_id: str, revision: int, chunks: Sequence[Chunk]) -> None:
+        """Write the chunks under this revision, invisible until it is published; repeating changes nothing."""
+        writes = [
+            ReplaceOne({"_id": record["_id"]}, record, upsert=True)
+            for record in (_chunk_record(tenant, document_id, revision, chunk) for chunk in chunks)
+        ]
+        with mongo_errors():
+            self._chunks.bulk_write(writes, ordered=False)
+
+    def chunk_ids(self, document_id: str, revision: int) -> set[str]:
+        """The ids of every chunk of this revision, read back from the store."""
+        with mongo_errors():
+            found = self._chunks.find({"document_id": document_id, "revision": revision}, {"_id": 1})
+            return {record["_id"] for record in found}
+
+    def chunks(self, document: Document, *, limit: int, after: int = -1) -> list[StoredChunk]:
+        """The published chunks in order, from the one behind chunk index `after`; none of an unpublished document."""
+        if document.published_revision is None:
+            return []
+        condition = {
+            "document_id": document.document_id,
+            "revision": document.published_revision,
+            "chunk_index": {"$gt": after},
+        }
+        with mongo_errors():
+            found = self._chunks.find(condition).sort("chunk_index", ASCENDING).limit(limit)
+            return [StoredChunk.model_validate(record) for record in found]
+
+    def chunks_by_id(self, tenant: str, chunk_ids: Sequence[str]) -> Mapping[str, StoredChunk]:
+        """Those of the chunks that the tenant has, by id."""
+        with mongo_errors():
+            found = self._chunks.find({"_id": {"$in": list(chunk_ids)}, "tenant": tenant})
+            return {record["_id"]: StoredChunk.model_validate(record) for record in found}
+
+    def delete_revision(self, document_id: str, revision: int) -> None:
+        """Remove this revision's chunks."""
+        with mongo_errors():
+            self._chunks.delete_many({"document_id": document_id, "revision": revision})
+
+    def delete_older_revisions(self, document_id: str, revision: int) -> None:
+        """Remove the chunks of every revision of the document before this one."""
+        with mongo_errors():
+            self._chunks.delete_many({"document_id": document_id, "revision": {"$lt": revision}})
+
+    def ping(self) -> None:
+        """Raise `StoreUnavailable` unless MongoDB answers."""
+        with mongo_errors():
+            self._documents.database.client.admin.command("ping")
+
+
+def _chunk_record(tenant: str, document_id: str, revision: int, chunk: Chunk) -> dict[str, Any]:
+    stored = StoredChunk(
+        chunk_id=ids.chunk_id(document_id, revision, chunk.chunk_index),
+        document_id=document_id,
+        revision=revision,
+        chunk_index=chunk.chunk_index,
+        tenant=tenant,
+        text=chunk.text,
+        first_page=chunk.first_page,
+        last_page=chunk.last_page,
+        token_count=chunk.token_count,
+    )
+    return stored.model_dump(by_alias=True)

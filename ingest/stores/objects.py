@@ -1,0 +1,244 @@
+"""The object store: sources and checkpoints, on a directory or on S3, through fsspec.
+
+Every write is atomic and create-if-absent. The first writer wins, a second one is told so and reads what the winner
+wrote; nothing is ever overwritten, so two attempts at the same work cannot mix.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ingest.errors import ConfigurationError, ObjectMissing, StoreUnavailable
+
+COPY_BUFFER_BYTES = 1024**2
+
+
+class ObjectStore(Protocol):
+    """Bytes under keys. Keys are relative, `/`-separated, and come from `ingest.ids` alone."""
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Create the object; False when it exists already (and stays as it is)."""
+
+    def put_file(self, key: str, path: Path) -> bool:
+        """Create the object from a local file; False when it exists already."""
+
+    def get(self, key: str) -> bytes:
+        """The whole object. Raises `ObjectMissing`."""
+
+    def open(self, key: str) -> IO[bytes]:
+        """The object as a seekable file, read in ranges. Raises `ObjectMissing`."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there, asked of the store itself."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys below a prefix that ends in `/`, sorted."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens when it is not there."""
+
+    def ping(self) -> None:
+        """Raise `StoreUnavailable` unless the store answers."""
+
+
+def open_object_store(url: str, *, s3_endpoint_url: str | None = None) -> ObjectStore:
+    """The store behind `file:///directory` or `s3://bucket[/prefix]`."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return DirectoryStore(Path(parts.path))
+    if parts.scheme == "s3":
+        return S3Store(parts.netloc, parts.path.strip("/"), endpoint_url=s3_endpoint_url)
+    raise ConfigurationError(f"FANFOLD_OBJECT_STORE_URL must begin with file:// or s3://, not {parts.scheme or url!r}.")
+
+
+class DirectoryStore:
+    """A directory as object store. Written beside, synced, then linked into place: a crash leaves all or nothing.
+
+    fsspec's own `mode="create"` can leave a torn file after a crash, and only `link(2)` both creates atomically and
+    refuses an existing name.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._staging = root / ".staging"
+        try:
+            self._staging.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"The object store's directory cannot be created: {error.strerror}.") from error
+
+    def put(self, key: str, data: bytes) -> bool:
+        """See `ObjectStore.put`."""
+        with self._staged() as (staged, file):
+            file.write(data)
+            return self._link(staged, file, key)
+
+    def put_file(self, key: str, path: Path) -> bool:
+        """See `ObjectStore.put_file`."""
+        with self._staged() as (staged, file):
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, file, COPY_BUFFER_BYTES)
+            return self._link(staged, file, key)
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        with self.open(key) as file:
+            return file.read()
+
+    def open(self, key: str) -> IO[bytes]:
+        """See `ObjectStore.open`."""
+        try:
+            return self._path(key).open("rb")
+        except FileNotFoundError as error:
+            raise ObjectMissing(f"Object {key} is gone.") from error
+
+    def exists(self, key: str) -> bool:
+        """See `ObjectStore.exists`."""
+        return self._path(key).exists()
+
+    def keys(self, prefix: str) -> list[str]:
+        """See `ObjectStore.keys`."""
+        below = self._path(prefix)
+        return sorted(path.relative_to(self._root).as_posix() for path in below.rglob("*") if path.is_file())
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`; directories that become empty go too."""
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        for parent in path.parents:
+            if parent == self._root:
+                return
+            try:
+                parent.rmdir()
+            except OSError:  # not empty, or another process was faster: either way nothing is left to do
+                return
+
+    def ping(self) -> None:
+        """See `ObjectStore.ping`."""
+        if not os.access(self._staging, os.W_OK):
+            raise StoreUnavailable("The object store's directory cannot be written to.")
+
+    def _path(self, key: str) -> Path:
+        parts = PurePosixPath(key).parts
+        if not parts or key.startswith("/") or ".." in parts or parts[0] == self._staging.name:
+            raise ValueError(f"not an object key: {key!r}")
+        return self._root.joinpath(*parts)
+
+    @contextmanager
+    def _staged(self) -> Iterator[tuple[Path, IO[bytes]]]:
+        staged = self._staging / uuid.uuid4().hex
+        try:
+            with staged.open("xb") as file:
+                yield staged, file
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def _link(self, staged: Path, file: IO[bytes], key: str) -> bool:
+        file.flush()
+        os.fsync(file.fileno())
+        path = self._path(key)
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(staged, path)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # a concurrent delete took the empty directory away: make it again
+                continue
+            _sync_directory(path.parent)
+            return True
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class S3Store:
+    """A bucket (or a prefix of one) as object store, through s3fs; creation is a conditional put (`If-None-Match: *`).
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+    """
+
+    def __init__(self, bucket: str, prefix: str, *, endpoint_url: str | None) -> None:
+        self._root = f"{bucket}/{prefix}".rstrip("/")
+        self._fs: Any = fsspec.filesystem(
+            "s3", endpoint_url=endpoint_url, use_listings_cache=False, skip_instance_cache=True
+        )
+
+    def put(self, key: str, data: bytes) -> bool:
+        """See `ObjectStore.put`."""
+        with _s3_errors(key):
+            try:
+                self._fs.pipe_file(self._path(key), data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+    def put_file(self, key: str, path: Path) -> bool:
+        """See `ObjectStore.put_file`."""
+        with _s3_errors(key):
+            try:
+                self._fs.put_file(str(path), self._path(key), mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        with _s3_errors(key):
+            data: bytes = self._fs.cat_file(self._path(key))
+            return data
+
+    def open(self, key: str) -> IO[bytes]:
+        """See `ObjectStore.open`."""
+        with _s3_errors(key):
+            file: IO[bytes] = self._fs.open(self._path(key), "rb", cache_type="readahead")
+            return file
+
+    def exists(self, key: str) -> bool:
+        """See `ObjectStore.exists`."""
+        with _s3_errors(key):
+            return bool(self._fs.exists(self._path(key), refresh=True))
+
+    def keys(self, prefix: str) -> list[str]:
+        """See `ObjectStore.keys`."""
+        with _s3_errors(prefix):
+            found = self._fs.find(self._path(prefix), refresh=True)
+        return sorted(path.removeprefix(f"{self._root}/") for path in found)
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+        with _s3_errors(key), suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(key))
+
+    def ping(self) -> None:
+        """See `ObjectStore.ping`."""
+        bucket = self._root.split("/", 1)[0]
+        with _s3_errors(bucket):
+            self._fs.call_s3("head_bucket", Bucket=bucket)
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+
+@contextmanager
+def _s3_errors(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"Object {key} is gone.") from error
+    except (OSError, BotoCoreError, ClientError) as error:
+        raise StoreUnavailable(f"The object store does not answer: {type(error).__name__}.") from error

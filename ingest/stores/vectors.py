@@ -1,0 +1,183 @@
+"""The vector store: one point a chunk, in Qdrant.
+
+One collection a model and dimension; point id = chunk id. The client is a real Qdrant's, or the embedded one's with the
+same methods; this file does not know which.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
+
+from ingest import ids
+from ingest.errors import StoreUnavailable
+from ingest.model import Chunk, Match
+
+SCROLL_PAGE = 2_000
+COLLECTION_PREFIX = "fanfold-"
+INDEXED_PAYLOAD = {
+    "tenant": models.PayloadSchemaType.KEYWORD,
+    "document_id": models.PayloadSchemaType.KEYWORD,
+    "revision": models.PayloadSchemaType.INTEGER,
+}
+
+
+class QdrantApi(Protocol):
+    """The few methods of `qdrant_client.QdrantClient` that Fanfold uses."""
+
+    collection_exists: Callable[..., bool]
+    create_collection: Callable[..., Any]
+    create_payload_index: Callable[..., Any]
+    get_collections: Callable[..., Any]
+    upsert: Callable[..., Any]
+    delete: Callable[..., Any]
+    count: Callable[..., Any]
+    scroll: Callable[..., Any]
+    query_points: Callable[..., Any]
+
+
+def collection_name(model: str, dimension: int) -> str:
+    """The collection of one model and dimension: `fanfold-all-minilm-l6-v2-384`."""
+    slug = re.sub(r"[^a-z0-9]+", "-", model.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-")
+    return f"{COLLECTION_PREFIX}{slug}-{dimension}"
+
+
+class VectorStore:
+    """Points of every tenant and document; written and searched in one collection, removed from every one.
+
+    Points left in another model's collection would never be searched again, and never be missed: so removal looks at
+    every collection of ours.
+    """
+
+    def __init__(self, client: QdrantApi, collection: str) -> None:
+        self._client = client
+        self._collection = collection
+
+    def prepare(self, dimension: int) -> None:
+        """Create the collection and its payload indexes where they are missing; safe to repeat and to race."""
+        with _qdrant_errors():
+            if not self._client.collection_exists(self._collection):
+                try:
+                    self._client.create_collection(
+                        self._collection,
+                        vectors_config=models.VectorParams(size=dimension, distance=models.Distance.COSINE),
+                    )
+                except (ApiException, ValueError):  # somebody else created it between the question and the call
+                    if not self._client.collection_exists(self._collection):
+                        raise
+            for field, schema in INDEXED_PAYLOAD.items():
+                self._client.create_payload_index(self._collection, field_name=field, field_schema=schema)
+
+    def upsert(
+        self, tenant: str, document_id: str, revision: int, chunks: Sequence[Chunk], vectors: NDArray[np.float32]
+    ) -> None:
+        """Write one point a chunk under this revision and wait until it is applied; repeating changes nothing.
+
+        `vectors` has the shape (len(chunks), dimension).
+        """
+        points = [
+            models.PointStruct(
+                id=ids.chunk_id(document_id, revision, chunk.chunk_index),
+                vector=vector.tolist(),
+                payload={
+                    "tenant": tenant,
+                    "document_id": document_id,
+                    "revision": revision,
+                    "chunk_index": chunk.chunk_index,
+                },
+            )
+            for chunk, vector in zip(chunks, vectors, strict=True)
+        ]
+        with _qdrant_errors():
+            self._client.upsert(self._collection, points=points, wait=True)
+
+    def point_ids(self, document_id: str, revision: int) -> set[str]:
+        """The ids of every point of this revision, read back from the store."""
+        found: set[str] = set()
+        offset: Any = None
+        while True:
+            with _qdrant_errors():
+                records, offset = self._client.scroll(
+                    self._collection,
+                    scroll_filter=_of_revision(document_id, revision),
+                    limit=SCROLL_PAGE,
+                    offset=offset,
+                    with_payload=False,
+                    with_vectors=False,
+                )
+            found.update(str(record.id) for record in records)
+            if offset is None:
+                return found
+
+    def count(self) -> int:
+        """All points of the collection."""
+        with _qdrant_errors():
+            return int(self._client.count(self._collection, exact=True).count)
+
+    def delete_revision(self, document_id: str, revision: int) -> None:
+        """Remove this revision's points, and wait until they are gone."""
+        self._delete(_of_revision(document_id, revision))
+
+    def delete_older_revisions(self, document_id: str, revision: int) -> None:
+        """Remove the points of every revision of the document before this one, and wait until they are gone."""
+        older = models.FieldCondition(key="revision", range=models.Range(lt=revision))
+        self._delete(models.Filter(must=[_equals("document_id", document_id), older]))
+
+    def search(
+        self, tenant: str, vector: Sequence[float], *, limit: int, document_ids: Sequence[str] | None = None
+    ) -> list[Match]:
+        """The nearest points of the tenant, best first, whatever their revision: the caller keeps the published."""
+        conditions: list[models.Condition] = [_equals("tenant", tenant)]
+        if document_ids is not None:
+            conditions.append(models.FieldCondition(key="document_id", match=models.MatchAny(any=list(document_ids))))
+        with _qdrant_errors():
+            response = self._client.query_points(
+                self._collection,
+                query=list(vector),
+                query_filter=models.Filter(must=conditions),
+                limit=limit,
+                with_payload=True,
+            )
+        return [
+            Match(
+                chunk_id=str(point.id),
+                document_id=point.payload["document_id"],
+                revision=point.payload["revision"],
+                score=point.score,
+            )
+            for point in response.points
+        ]
+
+    def ping(self) -> None:
+        """Raise `StoreUnavailable` unless Qdrant answers."""
+        with _qdrant_errors():
+            self._client.get_collections()
+
+    def _delete(self, condition: models.Filter) -> None:
+        selector = models.FilterSelector(filter=condition)
+        with _qdrant_errors():
+            for collection in self._client.get_collections().collections:
+                if collection.name.startswith(COLLECTION_PREFIX):
+                    self._client.delete(collection.name, points_selector=selector, wait=True)
+
+
+def _equals(field: str, value: str | int) -> models.FieldCondition:
+    return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+
+
+def _of_revision(document_id: str, revision: int) -> models.Filter:
+    return models.Filter(must=[_equals("document_id", document_id), _equals("revision", revision)])
+
+
+@contextmanager
+def _qdrant_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ApiException, ResponseHandlingException, httpx.HTTPError, ConnectionError) as error:
+        raise StoreUnavailable(f"Qdrant does not answer: {type(error).__name__}.") from error

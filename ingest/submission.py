@@ -1,0 +1,117 @@
+"""Submitting: the source first, then the job; both durable before anybody is told "accepted"."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ingest import ids
+from ingest.errors import EmptyFile, NotAPdf, StoreUnavailable
+from ingest.model import Document, Job, JobState, PipelineSpec
+from ingest.stores import Stores
+
+PDF_HEADER = b"%PDF-"
+PDF_HEADER_WITHIN = (
+    1024  # Acrobat's implementation note 13 to ISO 32000-1, appendix H: anywhere in the first 1024 bytes
+)
+COLLECTION_WAIT_S = 10.0
+COLLECTION_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that has arrived whole, with what was learned while it streamed in."""
+
+    path: Path
+    filename: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of a submit: a new job, or the one that does the same already."""
+
+    job: Job
+    created: bool
+
+
+def check_header(upload: Upload) -> None:
+    """What can be seen without parsing. Raises `EmptyFile` or `NotAPdf`."""
+    if upload.size_bytes == 0:
+        raise EmptyFile("The file is empty. Send a PDF with at least one page.")
+    with upload.path.open("rb") as file:
+        if PDF_HEADER not in file.read(PDF_HEADER_WITHIN):
+            raise NotAPdf("The file is not a PDF: it does not begin with %PDF-. Convert it to PDF, then send it again.")
+
+
+def submit(stores: Stores, upload: Upload, *, tenant: str, pipeline: PipelineSpec) -> Submission:
+    """Make source and job durable; the same bytes get one document and one job, also when sent at the same moment.
+
+    The source is put before the job is inserted, so that a job never waits for bytes; and looked for again afterwards,
+    because the collection of an earlier job may have removed it in between. Once a job is open nobody else removes it.
+    """
+    check_header(upload)
+    document_id = ids.document_id(tenant, upload.sha256)
+    existing = _job_that_serves(stores, tenant, document_id, pipeline)
+    if existing is not None:
+        return Submission(existing, created=False)
+    _put_source(stores, document_id, upload)
+    stores.catalog.register(_document(upload, tenant, document_id))
+    submission = _open_job(stores, tenant, document_id, pipeline)
+    if submission.created:
+        _put_source(stores, document_id, upload)
+        stores.catalog.advance(document_id, submission.job.revision)
+    return submission
+
+
+def _put_source(stores: Stores, document_id: str, upload: Upload) -> None:
+    key = ids.source_key(document_id)
+    if not stores.objects.exists(key):
+        stores.objects.put_file(key, upload.path)
+
+
+def _open_job(stores: Stores, tenant: str, document_id: str, pipeline: PipelineSpec) -> Submission:
+    """Insert the document's next job, or find that somebody else has just done so."""
+    give_up_at = time.monotonic() + COLLECTION_WAIT_S
+    while time.monotonic() < give_up_at:
+        existing = _job_that_serves(stores, tenant, document_id, pipeline)
+        if existing is not None:
+            return Submission(existing, created=False)
+        latest = stores.jobs.latest(document_id)
+        job = stores.jobs.insert(
+            tenant=tenant,
+            document_id=document_id,
+            revision=1 if latest is None else latest.revision + 1,
+            pipeline=pipeline,
+        )
+        if job is not None:
+            return Submission(job, created=True)
+        time.sleep(COLLECTION_POLL_S)  # a published job of another pipeline is being collected: it closes soon
+    raise StoreUnavailable("An earlier version of this document is still being cleaned up. Try again in a moment.")
+
+
+def _job_that_serves(stores: Stores, tenant: str, document_id: str, pipeline: PipelineSpec) -> Job | None:
+    """The job that already does, or has done, what a new one would do."""
+    latest = stores.jobs.latest(document_id)
+    if latest is None:
+        return None
+    if not latest.state.terminal:
+        return latest
+    published = latest.state in {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}
+    if not published or latest.pipeline.fingerprint != pipeline.fingerprint:
+        return None
+    document = stores.catalog.documents(tenant, [document_id]).get(document_id)
+    shown = document is not None and document.published_revision == latest.revision
+    return latest if shown else None
+
+
+def _document(upload: Upload, tenant: str, document_id: str) -> Document:
+    return Document(
+        document_id=document_id,
+        tenant=tenant,
+        sha256=upload.sha256,
+        filename=upload.filename,
+        size_bytes=upload.size_bytes,
+        created_at=datetime.now(UTC),
+    )

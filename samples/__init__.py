@@ -1,0 +1,1 @@
+"""Sample documents: original texts and the script that prints them as PDF files."""

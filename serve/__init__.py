@@ -1,0 +1,1 @@
+"""The HTTP interface: schemas, problems, routes, and the client that speaks it."""

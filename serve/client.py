@@ -1,0 +1,126 @@
+"""A typed client of the HTTP interface: the one way in which Fanfold's own programs talk to the service."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+from ingest.model import JobState
+from serve import schemas
+
+TIMEOUT_S = 120.0
+RETRY_FOR_S = 60.0
+View = TypeVar("View", bound=BaseModel)
+
+
+class ServiceError(Exception):
+    """The service refused, or does not answer. `str(error)` is for the user; `problem` is the body, if there was one."""
+
+    def __init__(self, message: str, *, problem: schemas.Problem | None = None) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same call may succeed later."""
+        return self.problem is not None and self.problem.status == httpx.codes.SERVICE_UNAVAILABLE
+
+
+class Client:
+    """Calls one service. Every method raises `ServiceError`; "come back later" is obeyed, for a minute."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def submit(self, path: Path) -> schemas.SubmitView:
+        """Send a PDF. Sending it again, after a failure or not, changes nothing."""
+
+        def send() -> schemas.SubmitView:
+            with path.open("rb") as file:
+                headers = {
+                    "Content-Type": "application/pdf",
+                    "Content-Length": str(path.stat().st_size),
+                    "Content-Disposition": f"attachment; filename*=UTF-8''{quote(path.name)}",
+                }
+                return self._call(schemas.SubmitView, "POST", "/v1/documents", content=file, headers=headers)
+
+        return self._patiently(send)
+
+    def job(self, job_id: str, *, wait: float = 0) -> schemas.JobView:
+        """A job; with `wait`, as soon as it has ended or that many seconds are over."""
+        params = {"wait": wait} if wait else None
+        return self._patiently(lambda: self._call(schemas.JobView, "GET", f"/v1/jobs/{job_id}", params=params))
+
+    def jobs(self, *, state: JobState | None = None, limit: int = schemas.DEFAULT_LIMIT) -> Iterator[schemas.JobView]:
+        """The newest jobs, at most `limit`."""
+        cursor: str | None = None
+        while limit > 0:
+            params: dict[str, str | int] = {"limit": min(limit, schemas.MAX_LIMIT)}
+            params |= {} if state is None else {"state": state}
+            params |= {} if cursor is None else {"cursor": cursor}
+            page = self._call(schemas.JobPage, "GET", "/v1/jobs", params=params)
+            yield from page.jobs
+            limit -= len(page.jobs)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def document(self, document_id: str) -> schemas.DocumentView:
+        """A document."""
+        return self._call(schemas.DocumentView, "GET", f"/v1/documents/{document_id}")
+
+    def chunks(self, document_id: str) -> Iterator[schemas.ChunkView]:
+        """All published chunks of a document, in order."""
+        cursor: str | None = None
+        while True:
+            params = {"limit": schemas.MAX_LIMIT} | ({} if cursor is None else {"cursor": cursor})
+            page = self._call(schemas.ChunkPage, "GET", f"/v1/documents/{document_id}/chunks", params=params)
+            yield from page.chunks
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def search(self, query: str, *, limit: int = 10, document_ids: list[str] | None = None) -> list[schemas.Hit]:
+        """The chunks nearest in meaning to the query, best first."""
+        wanted = schemas.SearchRequest(query=query, limit=limit, document_ids=document_ids)
+        return self._call(schemas.SearchResponse, "POST", "/v1/search", json=wanted.model_dump()).hits
+
+    def _call(self, view: type[View], method: str, path: str, **request: Any) -> View:
+        try:
+            response = self._http.request(method, path, **request)
+        except httpx.ConnectError as error:
+            raise ServiceError(f"No Fanfold answers at {self._url}. Start it with: fanfold up") from error
+        except httpx.TransportError as error:
+            raise ServiceError(f"The connection to {self._url} broke: {type(error).__name__}.") from error
+        if response.is_success:
+            return view.model_validate_json(response.content)
+        try:
+            problem = schemas.Problem.model_validate_json(response.content)
+        except ValidationError:
+            raise ServiceError(f"{self._url} answered {response.status_code}; is it Fanfold?") from None
+        raise ServiceError(problem.detail, problem=problem)
+
+    def _patiently(self, call: Any) -> Any:
+        retrying = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, ServiceError) and error.retryable),
+            stop=stop_after_delay(RETRY_FOR_S),
+            wait=wait_exponential_jitter(initial=0.5, max=5),
+            sleep=time.sleep,
+            reraise=True,
+        )
+        return retrying(call)

@@ -1,0 +1,91 @@
+"""From an error to an HTTP answer: one table, and one shape (RFC 9457)."""
+
+import re
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ingest import errors
+from ingest.failures import INTERNAL_MESSAGE
+from ingest.telemetry import get_logger
+from serve.schemas import BadCursor, Problem
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+log = get_logger()
+
+
+class UnsupportedMediaType(errors.FanfoldError):
+    """Neither multipart/form-data nor application/pdf was sent."""
+
+
+STATUS: dict[type[errors.FanfoldError], HTTPStatus] = {
+    errors.EmptyFile: HTTPStatus.BAD_REQUEST,
+    errors.NotAPdf: HTTPStatus.BAD_REQUEST,
+    errors.FileTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    BadCursor: HTTPStatus.BAD_REQUEST,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.FanfoldError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app leave as a problem body."""
+    app.add_exception_handler(errors.FanfoldError, _fanfold_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected_error)
+
+
+def status_of(error: errors.FanfoldError) -> HTTPStatus:
+    """The status of the nearest ancestor that the table names."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def kind_of(error: type[Exception]) -> tuple[str, str]:
+    """The problem's `type` and `title`: `NotAPdf` is `urn:fanfold:not-a-pdf`, "Not a pdf"."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", error.__name__).lower()
+    return f"urn:fanfold:{words.replace(' ', '-')}", words.capitalize()
+
+
+async def _fanfold_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.FanfoldError)
+    kind, title = kind_of(type(error))
+    status = status_of(error)
+    if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request failed", exc_info=error)
+    return _answer(Problem(type=kind, title=title, status=status, detail=error.message, retryable=error.retryable))
+
+
+async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    return _answer(
+        Problem(type="urn:fanfold:invalid-request", title="Invalid request", status=status, detail="; ".join(found))
+    )
+
+
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    answer = _answer(Problem(type="about:blank", title=title, status=error.status_code, detail=str(error.detail)))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _unexpected_error(_request: Request, error: Exception) -> JSONResponse:
+    log.error("request failed", exc_info=error)
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return _answer(Problem(type="urn:fanfold:internal", title="Internal error", status=status, detail=INTERNAL_MESSAGE))
+
+
+def _answer(problem: Problem) -> JSONResponse:
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if problem.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse(problem.model_dump(), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)

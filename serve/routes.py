@@ -1,0 +1,190 @@
+"""The routes of the HTTP interface. Each does one thing, in the words of the stores."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from ingest.errors import StoreError
+from ingest.model import DEFAULT_TENANT, JobState, PipelineSpec
+from ingest.settings import Settings
+from ingest.stores import Stores
+from ingest.submission import submit
+from serve import problems, schemas
+from serve.search import search
+from serve.uploads import received
+
+WAIT_POLL_S = 0.25
+PDF_BODY = {"type": "string", "format": "binary"}
+FORM_BODY = {"type": "object", "properties": {"file": PDF_BODY}, "required": ["file"]}
+SUBMIT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": FORM_BODY},
+            "application/pdf": {"schema": PDF_BODY},
+        },
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the routes work with; the composition root fills it in."""
+
+    stores: Stores
+    pipeline: PipelineSpec
+    settings: Settings
+    embed_query: Callable[[str], Awaitable[list[float]]]
+    probes: Mapping[str, Callable[[], None]]  # each raises `StoreError` when its part does not answer
+
+
+def service_of(request: Request) -> Service:
+    """The service that the app was made with."""
+    service: Service = request.app.state.service
+    return service
+
+
+def tenant_of() -> str:
+    """Whose documents the caller may see. Without API keys there is one tenant."""
+    return DEFAULT_TENANT
+
+
+ServiceOf = Annotated[Service, Depends(service_of)]
+Tenant = Annotated[str, Depends(tenant_of)]
+
+
+def problem_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented problem bodies of a route."""
+    content = {problems.MEDIA_TYPE: {"schema": schemas.Problem.model_json_schema()}}
+    return {status: {"description": "Problem", "content": content} for status in statuses}
+
+
+documents = APIRouter(prefix="/v1/documents", tags=["documents"])
+jobs = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+searching = APIRouter(prefix="/v1/search", tags=["search"])
+health = APIRouter(tags=["health"])
+
+
+@documents.post(
+    "",
+    status_code=202,
+    summary="Submit a PDF",
+    openapi_extra=SUBMIT_BODY,
+    responses={200: {"model": schemas.SubmitView, "description": "These bytes are active or published already"}}
+    | problem_answers(400, 413, 415, 503),
+)
+async def submit_document(
+    request: Request, response: Response, service: ServiceOf, tenant: Tenant
+) -> schemas.SubmitView:
+    """Accept a PDF. When this answers 202, the file and its job are durable."""
+    async with received(request, max_bytes=service.settings.max_upload_bytes) as upload:
+        submission = await run_in_threadpool(submit, service.stores, upload, tenant=tenant, pipeline=service.pipeline)
+    job = submission.job
+    response.status_code = 202 if submission.created else 200
+    response.headers["Location"] = f"/v1/jobs/{job.job_id}"
+    return schemas.SubmitView(
+        job_id=job.job_id, document_id=job.document_id, state=job.shown_state, created=submission.created
+    )
+
+
+@documents.get("/{document_id}", summary="A document", responses=problem_answers(404, 503))
+def get_document(document_id: str, service: ServiceOf, tenant: Tenant) -> schemas.DocumentView:
+    """One document."""
+    return schemas.DocumentView.of(service.stores.catalog.document(tenant, document_id))
+
+
+@documents.get("/{document_id}/chunks", summary="A document's chunks", responses=problem_answers(404, 503))
+def get_chunks(
+    document_id: str,
+    service: ServiceOf,
+    tenant: Tenant,
+    limit: schemas.Limit = schemas.DEFAULT_LIMIT,
+    cursor: Annotated[int, Query(ge=0, description="`next_cursor` of the answer before.")] = 0,
+) -> schemas.ChunkPage:
+    """The published chunks in order; none before the first ingestion has succeeded."""
+    document = service.stores.catalog.document(tenant, document_id)
+    found = service.stores.catalog.chunks(document, limit=limit, after=cursor - 1)
+    following = str(found[-1].chunk_index + 1) if len(found) == limit else None
+    return schemas.ChunkPage(chunks=[schemas.ChunkView.of(chunk) for chunk in found], next_cursor=following)
+
+
+@jobs.get("", summary="Jobs", responses=problem_answers(400, 503))
+def list_jobs(  # noqa: PLR0913  # one parameter a query parameter
+    service: ServiceOf,
+    tenant: Tenant,
+    state: JobState | None = None,
+    document_id: str | None = None,
+    limit: schemas.Limit = schemas.DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> schemas.JobPage:
+    """Jobs, newest first."""
+    before = schemas.decode_job_cursor(cursor)
+    found = service.stores.jobs.find(tenant, state=state, document_id=document_id, limit=limit, before=before)
+    views = [schemas.JobView.of(job) for job in found]
+    return schemas.JobPage(
+        jobs=views, next_cursor=schemas.encode_job_cursor(views[-1]) if len(views) == limit else None
+    )
+
+
+@jobs.get("/{job_id}", summary="A job", responses=problem_answers(404, 503))
+async def get_job(
+    job_id: str,
+    service: ServiceOf,
+    tenant: Tenant,
+    wait: Annotated[float, Query(ge=0, le=schemas.MAX_WAIT_S, description="Seconds to wait for its end.")] = 0,
+) -> schemas.JobView:
+    """One job; with `wait`, as soon as it has ended, or when the seconds are over."""
+    give_up_at = time.monotonic() + wait
+    while True:
+        job = await run_in_threadpool(service.stores.jobs.job, tenant, job_id)
+        if job.state.terminal or time.monotonic() >= give_up_at:
+            return schemas.JobView.of(job)
+        await asyncio.sleep(WAIT_POLL_S)
+
+
+@searching.post("", summary="Search", responses=problem_answers(503))
+async def search_chunks(wanted: schemas.SearchRequest, service: ServiceOf, tenant: Tenant) -> schemas.SearchResponse:
+    """The chunks whose meaning is nearest to the query, from published documents only."""
+    vector = await service.embed_query(wanted.query)
+    hits = await run_in_threadpool(
+        search, service.stores, tenant, vector, limit=wanted.limit, document_ids=wanted.document_ids
+    )
+    return schemas.SearchResponse(hits=hits)
+
+
+@health.get("/healthz", summary="Liveness")
+async def healthz() -> dict[str, str]:
+    """This replica runs."""
+    return {"status": "ok"}
+
+
+@health.get("/readyz", summary="Readiness", responses={503: {"model": schemas.Readiness}})
+async def readyz(service: ServiceOf, response: Response) -> schemas.Readiness:
+    """Every store and the supervisor answer; 503 names the ones that do not."""
+    answers = await asyncio.gather(*(run_in_threadpool(_probe, probe) for probe in service.probes.values()))
+    down = {name: answer for name, answer in zip(service.probes, answers, strict=True) if answer is not None}
+    response.status_code = 503 if down else 200
+    return schemas.Readiness(ready=not down, down=down)
+
+
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application."""
+    app = FastAPI(title="Fanfold", description="PDFs in, searchable text out, and the truth about it.")
+    app.state.service = service
+    problems.install(app)
+    for router in (documents, jobs, searching, health):
+        app.include_router(router)
+    return app
+
+
+def _probe(probe: Callable[[], None]) -> str | None:
+    try:
+        probe()
+    except StoreError as error:
+        return error.message
+    return None
