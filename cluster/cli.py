@@ -39,9 +39,9 @@ def up() -> None:
     settings = Settings()
     configure_logging(settings.log_level)
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: stopping.set())
     with only_instance(settings.home), display.steps(err, "Starting") as step, running(settings, step) as service:
+        for number in (signal.SIGINT, signal.SIGTERM):  # only now: Ray installs handlers of its own when it starts
+            signal.signal(number, lambda _number, _frame: stopping.set())
         step("")
         out.print(display.started(settings, service.dashboard_url))
         while not stopping.wait(KEEP_ALIVE_S):

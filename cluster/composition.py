@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from pydantic import SecretStr
 from qdrant_client import QdrantClient
@@ -83,7 +84,7 @@ def prepare(blueprint: Blueprint) -> None:
 
 def _qdrant(settings: Settings) -> QdrantApi:
     if settings.qdrant_url == EMBEDDED_QDRANT_URL:
-        return EmbeddedQdrant()
+        return cast(QdrantApi, EmbeddedQdrant())
     key = None if settings.qdrant_api_key is None else settings.qdrant_api_key.get_secret_value()
     return QdrantClient(url=settings.qdrant_url, api_key=key, timeout=QDRANT_TIMEOUT_S)
 

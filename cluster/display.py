@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -28,6 +28,7 @@ STATE_STYLE = {
     JobState.CANCELLED: "yellow",
 }
 SNIPPET_CHARACTERS = 320
+JOB_ID_CHARACTERS = 36
 
 
 @contextmanager
@@ -94,8 +95,10 @@ def outcomes(found: Sequence[Outcome]) -> RenderableType:
 def job_table(jobs: Sequence[JobView]) -> RenderableType:
     """One row a job."""
     table = Table(box=None, pad_edge=False)
-    for column in ("JOB", "STATE", "%", "PAGES", "CHUNKS", "ATTEMPTS", "CREATED", "ERROR"):
-        table.add_column(column, no_wrap=column != "ERROR", justify="right" if column == "%" else "left")
+    table.add_column("JOB", min_width=JOB_ID_CHARACTERS)
+    for column in ("STATE", "%", "PAGES", "AGE"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "STATE" else "right")
+    table.add_column("ERROR")
     for job in jobs:
         progress = job.progress
         table.add_row(
@@ -103,9 +106,7 @@ def job_table(jobs: Sequence[JobView]) -> RenderableType:
             _styled(job.state),
             f"{progress.percent:.0f}",
             f"{progress.pages_done}/{progress.pages_total}",
-            f"{progress.chunks_stored}/{progress.chunks_total}",
-            str(len(job.attempts)),
-            _instant(job.created_at),
+            _age(job.created_at),
             "" if job.error is None else escape(job.error.message),
         )
     return table if jobs else Text("No jobs.", style="dim")
@@ -175,6 +176,14 @@ def _outcome_line(outcome: Outcome) -> str:
 
 def _styled(state: JobState) -> str:
     return f"[{STATE_STYLE[state]}]{state}[/]"
+
+
+def _age(instant: datetime) -> str:
+    seconds = int((datetime.now(UTC) - instant).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{max(seconds, 0)}s"
 
 
 def _instant(instant: datetime | None) -> str:

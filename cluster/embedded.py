@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import importlib.util
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,8 +21,9 @@ from pymongo.errors import PyMongoError
 from qdrant_client import QdrantClient
 from ray.exceptions import RayActorError, RayTaskError
 
+from cluster.ports import free_port
 from ingest.errors import ConfigurationError, StoreUnavailable
-from ingest.stores.vectors import QdrantApi
+from ingest.stores.vectors import QDRANT_METHODS
 
 NAMESPACE = "fanfold"
 QDRANT_ACTOR = "qdrant"
@@ -43,7 +43,7 @@ class EmbeddedMongoDB:
 
     def __init__(self, storage: Path) -> None:
         self._storage = storage
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -115,13 +115,6 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
 class QdrantActor:
     """The one owner of Qdrant's local storage, which only one process may open."""
@@ -131,7 +124,7 @@ class QdrantActor:
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the client's method; only those that `QdrantApi` names."""
-        if method not in QdrantApi.__annotations__:
+        if method not in QDRANT_METHODS:
             raise AttributeError(f"QdrantApi has no method {method!r}")
         return getattr(self._client, method)(*args, **kwargs)
 
@@ -164,7 +157,7 @@ class EmbeddedQdrant:
     """`QdrantApi`, answered by the actor. Made anywhere in the cluster; pickles as nothing but its name."""
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        if method not in QdrantApi.__annotations__:
+        if method not in QDRANT_METHODS:
             raise AttributeError(method)
         return partial(self._call, method)
 
@@ -173,6 +166,6 @@ class EmbeddedQdrant:
             actor = ray.get_actor(QDRANT_ACTOR, namespace=NAMESPACE)
             return ray.get(actor.call.remote(method, args, kwargs), timeout=QDRANT_CALL_TIMEOUT_S)
         except RayTaskError as error:
-            raise error.as_instanceof_cause() from None
+            raise error.cause from None
         except (RayActorError, ValueError, TimeoutError) as error:
             raise StoreUnavailable(f"The embedded Qdrant does not answer: {type(error).__name__}.") from error

@@ -35,22 +35,27 @@ class EmbedderPool:
         self._blueprint = blueprint
         self._idle: asyncio.Queue[Any] | None = None
 
-    @asynccontextmanager
-    async def embedder(self) -> AsyncIterator[Any]:
-        """An idle embedder, for the length of the block."""
+    def start(self) -> asyncio.Queue[Any]:
+        """Start the actors, unless they run; returns at once, while their models load."""
         if self._idle is None:
             self._idle = asyncio.Queue()
             for _ in range(self._blueprint.settings.embedders):
-                self._idle.put_nowait(self._start())
-        actor = await self._idle.get()
+                self._idle.put_nowait(self._start_one())
+        return self._idle
+
+    @asynccontextmanager
+    async def embedder(self) -> AsyncIterator[Any]:
+        """An idle embedder, for the length of the block."""
+        idle = self.start()
+        actor = await idle.get()
         try:
             yield actor
         finally:
-            self._idle.put_nowait(actor)
+            idle.put_nowait(actor)
 
-    def _start(self) -> Any:
+    def _start_one(self) -> Any:
         settings = self._blueprint.settings
-        cpus = int(ray.cluster_resources().get("CPU", 1))
+        cpus = cluster_cpus()
         actor: Any = tasks.EmbedderActor
         return actor.options(num_gpus=settings.embedder_gpus).remote(
             self._blueprint, max(1, cpus // settings.embedders)
@@ -66,7 +71,8 @@ class RayEngine:
         self._embedders = EmbedderPool(blueprint)
 
     async def inspect(self, revision: Revision) -> Inspection:
-        """See `Activities.inspect`."""
+        """See `Activities.inspect`. The embedders' models load meanwhile."""
+        self._embedders.start()
         task = tasks.inspect.options(name=f"inspect {_shown(revision)}")
         inspection: Inspection = await self._result(task.remote(self._blueprint, revision))
         return inspection
@@ -121,6 +127,12 @@ async def _stop(ref: Any, *, force: bool) -> None:
         await asyncio.wait_for(asyncio.wrap_future(ref.future()), STOP_TIMEOUT_S)
     except (RayError, FanfoldError, TimeoutError) as error:
         log.info("work stopped", how=type(error).__name__)
+
+
+def cluster_cpus() -> int:
+    """CPUs of the whole cluster, at least one."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray ships it untyped
+    return max(1, int(resources.get("CPU", 1)))
 
 
 def _shown(revision: Revision) -> str:

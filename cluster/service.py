@@ -1,18 +1,22 @@
 """One running Fanfold: Ray, the embedded stores, the supervisor, the HTTP interface; started and stopped in order."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import httpx
 import ray
 from ray import serve
+from ray.serve.schema import LoggingConfig
 
 from cluster.composition import Blueprint, connect, prepare, resolve
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
+from cluster.ports import free_port, is_free
 from cluster.supervisor import probe_supervisor, start_supervisor, stop_supervisor
 from ingest.errors import ConfigurationError
 from ingest.settings import Settings
@@ -47,6 +51,7 @@ class Running:
 def running(settings: Settings, report: Report = lambda _step: None) -> Iterator[Running]:
     """Everything, up and ready for the length of the block. `report` hears each step in words."""
     _refuse_open_address(settings)
+    _refuse_taken_port(settings)
     with ExitStack() as stack:
         report("Ray")
         dashboard_url = _join_or_start_ray(settings, stack)
@@ -63,12 +68,11 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         report("models")
         blueprint = resolve(settings, mongodb_uri=None if mongodb is None else mongodb.uri)
         prepare(blueprint)
-        report("supervisor")
-        start_supervisor(blueprint)
-        stack.callback(stop_supervisor)
-        report("HTTP interface")
-        _start_serve(blueprint)
+        report("supervisor and HTTP interface")
         stack.callback(serve.shutdown)
+        _start_serve(blueprint)
+        stack.callback(stop_supervisor)
+        start_supervisor(blueprint)
         _wait_until_ready(settings)
         yield Running(blueprint, dashboard_url, mongodb)
 
@@ -98,41 +102,60 @@ def _refuse_open_address(settings: Settings) -> None:
         )
 
 
+def _refuse_taken_port(settings: Settings) -> None:
+    if not is_free(settings.http_host, settings.http_port):
+        raise ConfigurationError(
+            f"Port {settings.http_port} is taken by another program. Set FANFOLD_HTTP_PORT to a free one."
+        )
+
+
 def _join_or_start_ray(settings: Settings, stack: ExitStack) -> str:
     """Join the cluster that is named or found, else start one; either way leave it (or stop it) at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = settings.ray_address
     if address is None:
         try:
-            context = ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+            context = ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError:
             address = "local"
     if address == "local":
         context = _start_ray(settings)
     elif address is not None:
-        context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     stack.callback(ray.shutdown)
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""
 
 
-def _start_ray(settings: Settings) -> ray.client_builder.ClientContext:
+def _start_ray(settings: Settings) -> Any:
+    wanted = settings.dashboard_port
+    dashboard_port = wanted if is_free("127.0.0.1", wanted) else free_port()
     return ray.init(
         address="local",
         num_cpus=settings.num_cpus,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
-        dashboard_port=settings.dashboard_port,
+        dashboard_port=dashboard_port,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         _system_config={"num_workers_soft_limit": IDLE_WORKERS_PER_CPU * (settings.num_cpus or os.cpu_count() or 1)},
     )
 
 
 def _start_serve(blueprint: Blueprint) -> None:
+    """Deploy the application; its models load while the caller goes on."""
     settings = blueprint.settings
-    serve.start(http_options={"host": settings.http_host, "port": settings.http_port, "location": "HeadOnly"})
-    serve.run(application(settings, partial(connect_service, blueprint)), name=APP_NAME, route_prefix="/")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": settings.http_host, "port": settings.http_port},
+        logging_config=quiet,
+    )
+    target = serve.RunTarget(
+        application(settings, partial(connect_service, blueprint)), name=APP_NAME, logging_config=quiet
+    )
+    serve.run_many([target], wait_for_applications_running=False)
 
 
 def _wait_until_ready(settings: Settings) -> None:

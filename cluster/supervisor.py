@@ -15,7 +15,7 @@ import structlog
 
 from cluster.composition import Blueprint, connect
 from cluster.embedded import NAMESPACE
-from cluster.engine import RayEngine
+from cluster.engine import RayEngine, cluster_cpus
 from cluster.scheduler import FairScheduler
 from ingest.errors import ConfigurationError, StoreUnavailable
 from ingest.pipeline import Pipeline
@@ -42,7 +42,7 @@ class Supervisor:
     async def run(self) -> None:
         """Claim and work until told to stop."""
         settings = self._blueprint.settings
-        slots = SLOTS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        slots = SLOTS_PER_CPU * cluster_cpus()
         engine = RayEngine(self._blueprint, FairScheduler(slots))
         log.info("supervisor started", holder=self._holder, slots=slots)
         while not self._stopping.is_set():
@@ -142,7 +142,7 @@ def probe_supervisor() -> None:
     """Raise `StoreUnavailable` unless a supervisor claims jobs."""
     try:
         handle = ray.get_actor(SUPERVISOR_ACTOR, namespace=NAMESPACE)
-        alive = ray.get(handle.ping.remote(), timeout=PROBE_TIMEOUT_S)
+        alive = bool(ray.get(handle.ping.remote(), timeout=PROBE_TIMEOUT_S))
     except (ValueError, ray.exceptions.RayError) as error:
         raise StoreUnavailable(f"No supervisor answers: {type(error).__name__}.") from error
     if not alive:

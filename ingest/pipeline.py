@@ -88,7 +88,7 @@ class Pipeline:
         except asyncio.CancelledError:
             await self._write(self._held.release)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the boundary: whatever stopped the attempt is recorded in the job
             try:
                 await self._end(error)
             except (LeaseLost, StoreError) as failed:

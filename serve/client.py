@@ -1,7 +1,7 @@
 """A typed client of the HTTP interface: the one way in which Fanfold's own programs talk to the service."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,7 +20,7 @@ View = TypeVar("View", bound=BaseModel)
 
 
 class ServiceError(Exception):
-    """The service refused, or does not answer. `str(error)` is for the user; `problem` is the body, if there was one."""
+    """The service refused, or does not answer. `str(error)` is for the user; `problem` is the body if there was one."""
 
     def __init__(self, message: str, *, problem: schemas.Problem | None = None) -> None:
         super().__init__(message)
@@ -115,11 +115,11 @@ class Client:
             raise ServiceError(f"{self._url} answered {response.status_code}; is it Fanfold?") from None
         raise ServiceError(problem.detail, problem=problem)
 
-    def _patiently(self, call: Any) -> Any:
+    def _patiently(self, call: Callable[[], View]) -> View:
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, ServiceError) and error.retryable),
             stop=stop_after_delay(RETRY_FOR_S),
-            wait=wait_exponential_jitter(initial=0.5, max=5),
+            wait=wait_exponential_jitter(multiplier=0.5, max=5),
             sleep=time.sleep,
             reraise=True,
         )

@@ -23,8 +23,7 @@ class UnsupportedMediaType(errors.FanfoldError):
 
 
 STATUS: dict[type[errors.FanfoldError], HTTPStatus] = {
-    errors.EmptyFile: HTTPStatus.BAD_REQUEST,
-    errors.NotAPdf: HTTPStatus.BAD_REQUEST,
+    errors.InputError: HTTPStatus.BAD_REQUEST,
     errors.FileTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     BadCursor: HTTPStatus.BAD_REQUEST,

@@ -31,6 +31,10 @@ SUBMIT_BODY = {
     }
 }
 
+EXISTING_JOB: dict[int | str, dict[str, Any]] = {
+    200: {"model": schemas.SubmitView, "description": "These bytes are active or published already."}
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -75,8 +79,7 @@ health = APIRouter(tags=["health"])
     status_code=202,
     summary="Submit a PDF",
     openapi_extra=SUBMIT_BODY,
-    responses={200: {"model": schemas.SubmitView, "description": "These bytes are active or published already"}}
-    | problem_answers(400, 413, 415, 503),
+    responses=EXISTING_JOB | problem_answers(400, 413, 415, 503),
 )
 async def submit_document(
     request: Request, response: Response, service: ServiceOf, tenant: Tenant

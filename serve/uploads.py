@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from email.message import Message
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -55,7 +55,7 @@ def safe_filename(name: str) -> str:
     return printable[:MAX_FILENAME_CHARACTERS] or "document.pdf"
 
 
-async def _form_file(request: Request, body: AsyncIterator[bytes]) -> UploadFile:
+async def _form_file(request: Request, body: AsyncGenerator[bytes, None]) -> UploadFile:
     try:
         form = await MultiPartParser(request.headers, body, max_files=1, max_fields=10).parse()
     except MultiPartException as error:
@@ -67,7 +67,7 @@ async def _form_file(request: Request, body: AsyncIterator[bytes]) -> UploadFile
     return file
 
 
-async def _keep(chunks: AsyncIterator[bytes], path: Path, filename: str) -> Upload:
+async def _keep(chunks: AsyncGenerator[bytes, None], path: Path, filename: str) -> Upload:
     digest = hashlib.sha256()
     size = 0
     with path.open("wb") as target:
@@ -78,16 +78,16 @@ async def _keep(chunks: AsyncIterator[bytes], path: Path, filename: str) -> Uplo
     return Upload(path=path, filename=safe_filename(filename), sha256=digest.hexdigest(), size_bytes=size)
 
 
-async def _limited(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+async def _limited(chunks: AsyncGenerator[bytes, None], max_bytes: int) -> AsyncGenerator[bytes, None]:
     size = 0
     async for chunk in chunks:
         size += len(chunk)
         if size > max_bytes:
-            raise FileTooLarge(f"The file is larger than the {max_bytes:,} bytes that FANFOLD_MAX_UPLOAD_BYTES allows.")
+            raise FileTooLarge(f"The file is larger than the {max_bytes} bytes that are accepted here.")
         yield chunk
 
 
-async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
+async def _chunks(file: UploadFile) -> AsyncGenerator[bytes, None]:
     while chunk := await file.read(READ_BYTES):
         yield chunk
 

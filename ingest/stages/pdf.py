@@ -34,7 +34,8 @@ _STRANGE_SHARE = 0.1  # characters without a meaning; a few are bullets from a s
 _WORD_SHARE = 0.5  # letters, marks, digits and emoji among the characters; leaders counted once
 
 _MuPdf: TypeAlias = Any  # PyMuPDF's own annotations cover a part of it
-_Drawn: TypeAlias = list[tuple[str, tuple[float, float, float, float]]]  # what is drawn, in order: kind and x0 y0 x1 y1
+_Box: TypeAlias = tuple[float, float, float, float]  # x0 y0 x1 y1
+_Drawn: TypeAlias = list[tuple[str, _Box]]  # what is drawn, in order, and where
 _mupdf: _MuPdf = pymupdf
 
 _MUPDF_ERRORS = (_mupdf.mupdf.FzErrorBase, RuntimeError, ValueError, MemoryError)
@@ -44,7 +45,6 @@ _TEXT_FLAGS = (
     | pymupdf.TEXT_MEDIABOX_CLIP
     | pymupdf.TEXT_PARAGRAPH_BREAK
 )
-_TEXT_KINDS = {"fill-text", "stroke-text", "ignore-text"}
 _SHOWN = _mupdf.mupdf.FZ_STEXT_FILLED | _mupdf.mupdf.FZ_STEXT_STROKED
 _CID = re.compile(r"\(cid:\d+\)")
 _LEADER = re.compile(r"([.\-_·•…=*~])(?:\s*\1)+")  # dots to a page number, rules of dashes
@@ -150,6 +150,7 @@ def render(pdf: Pdf, page_number: int, *, dpi: int, max_pixels: int) -> NDArray[
 
 
 def _load(pdf: Pdf, page_number: int) -> _MuPdf:
+    _mupdf.TOOLS.reset_mupdf_warnings()  # what is left there afterwards is this page's
     try:
         page = pdf.document.load_page(page_number - 1)
     except (*_MUPDF_ERRORS, IndexError) as error:
@@ -188,17 +189,23 @@ def _refuse_huge_images(page: _MuPdf, page_number: int) -> None:
 
 def _classify(page: _MuPdf, page_number: int) -> Page:
     drawn: _Drawn = page.get_bboxlog()
-    if not drawn:
-        return Page(page_number, Route.BLANK, "", "nothing is drawn")
     kinds = {kind for kind, _ in drawn}
     paragraphs = _text_layer(page, kinds)
-    if kinds <= _TEXT_KINDS and not "".join(paragraphs).strip():
+    if not "".join(paragraphs).strip() and not any(map(_leaves_a_mark, drawn)):
+        if _mupdf.TOOLS.mupdf_warnings():  # empty because its object or content is missing, or could not be decoded
+            raise PageUnreadable(_BROKEN_PAGE, page_number=page_number)
         return Page(page_number, Route.BLANK, "", "nothing visible is drawn")
     reason = _why_ocr(page, drawn, kinds, paragraphs)
     if reason:
         _refuse_huge_images(page, page_number)
         return Page(page_number, Route.OCR, "", reason)
     return Page(page_number, Route.TEXT, normalise(paragraphs))
+
+
+def _leaves_a_mark(entry: tuple[str, _Box]) -> bool:
+    """Whether something drawn can be seen: spaces have no height, and an OCR layer is not painted."""
+    kind, (x0, y0, x1, y1) = entry
+    return kind != "ignore-text" and x1 > x0 and y1 > y0
 
 
 def _text_layer(page: _MuPdf, kinds: set[str]) -> list[str]:
@@ -226,9 +233,7 @@ def _why_ocr(
     length = len("".join(text.split()))
     pictured = _pictured_share(page, drawn) if kinds & {"fill-image", "fill-imgmask"} else 0.0
     if not length:
-        if "ignore-text" in kinds and pictured:
-            return "invisible text over an image"
-        return "no text layer" if pictured else "text drawn as shapes"
+        return _why_no_text(kinds, pictured)
     if length < _LITTLE_TEXT and pictured >= _PAGE_IMAGE_COVER:
         return "little text on a page-size image"
     if _is_garbage(text):
@@ -236,6 +241,14 @@ def _why_ocr(
     if pictured >= _FULL_COVER and _is_text_hidden(page, drawn):
         return "text hidden under a page-size image"
     return ""
+
+
+def _why_no_text(kinds: set[str], pictured: float) -> str:
+    if "ignore-text" in kinds and pictured:
+        return "invisible text over an image"
+    if pictured:
+        return "no text layer"
+    return "garbage text layer" if kinds & {"fill-text", "stroke-text"} else "text drawn as shapes"
 
 
 def _pictured_share(page: _MuPdf, drawn: _Drawn) -> float:

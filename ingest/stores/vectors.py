@@ -31,21 +31,33 @@ INDEXED_PAYLOAD = {
 class QdrantApi(Protocol):
     """The few methods of `qdrant_client.QdrantClient` that Fanfold uses."""
 
-    collection_exists: Callable[..., bool]
-    create_collection: Callable[..., Any]
-    create_payload_index: Callable[..., Any]
-    get_collections: Callable[..., Any]
-    upsert: Callable[..., Any]
-    delete: Callable[..., Any]
-    count: Callable[..., Any]
-    scroll: Callable[..., Any]
-    query_points: Callable[..., Any]
+    @property
+    def collection_exists(self) -> Callable[..., bool]: ...  # noqa: D102  # Qdrant documents its own methods
+    @property
+    def create_collection(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def create_payload_index(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def get_collections(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def upsert(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def delete(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def count(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def scroll(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def query_points(self) -> Callable[..., Any]: ...  # noqa: D102
 
 
 def collection_name(model: str, dimension: int) -> str:
     """The collection of one model and dimension: `fanfold-all-minilm-l6-v2-384`."""
     slug = re.sub(r"[^a-z0-9]+", "-", model.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-")
     return f"{COLLECTION_PREFIX}{slug}-{dimension}"
+
+
+QDRANT_METHODS = frozenset(name for name, member in vars(QdrantApi).items() if isinstance(member, property))
 
 
 class VectorStore:

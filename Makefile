@@ -1,0 +1,60 @@
+# The commands of this project. `make help` lists them.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test check format corpus crash bench lock clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(READY)  ## Create .venv from the lock file (done by the others when needed)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet --progress-bar off -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: $(READY)  ## Start Fanfold, ingest the sample PDFs, search them, stop
+	$(BIN)/python -m samples.demo
+
+up: $(READY)  ## Start Fanfold and serve until Ctrl-C
+	$(BIN)/fanfold up
+
+test: $(READY)  ## Run all tests but the slow ones
+	$(BIN)/pytest -m "not slow"
+
+check: $(READY)  ## Lint, format, types, import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Put the code in shape
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+corpus: $(READY)  ## Ingest every PDF of the robustness corpus (../shared/corpus); prints a table of outcomes
+	$(BIN)/pytest -m slow -s tests/e2e/test_corpus.py
+
+crash: $(READY)  ## Kill real processes in the middle of real work
+	$(BIN)/pytest tests/crash
+
+bench: $(READY)  ## Measure: against a plain loop over the same libraries
+	$(BIN)/python -m benchmarks.extraction
+
+lock:  ## Resolve the dependencies again and write requirements.lock
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade "pip>=25" "setuptools>=77"
+	build/lock/bin/python -m pip install --quiet ".[embedded,models,dev]" "torch==2.13.0"
+	build/lock/bin/python -m pip freeze --all --exclude fanfold --exclude pip | sed -E 's/\+cpu$$//' > requirements.lock
+
+clean:  ## Remove the environment and everything that was built
+	rm -rf $(VENV) build samples/pdf *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

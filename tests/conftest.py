@@ -1,0 +1,61 @@
+"""Fixtures that several kinds of tests share. The stores are real: a MongoDB-protocol server, Qdrant's local mode, files."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+from qdrant_client import QdrantClient
+
+from cluster.embedded import EmbeddedMongoDB
+from ingest.model import PipelineSpec
+from ingest.settings import Settings
+from ingest.stores import Stores, mongo
+from ingest.stores.catalog import Catalog
+from ingest.stores.jobs import JobStore
+from ingest.stores.objects import DirectoryStore
+from ingest.stores.vectors import VectorStore
+
+DIMENSION = 384
+PIPELINE = PipelineSpec(extract="e" * 16, chunk="c" * 16, embed="f" * 16)
+
+
+@pytest.fixture(scope="session")
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMongoDB]:
+    """A MongoDB-protocol server in a process of its own, for the whole session."""
+    server = EmbeddedMongoDB(tmp_path_factory.mktemp("mongodb") / "data")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def database(mongodb: EmbeddedMongoDB) -> Iterator[Database[dict[str, Any]]]:
+    """An empty database on that server."""
+    database = mongo.connect(mongodb.uri, f"test-{uuid.uuid4().hex[:12]}")
+    yield database
+    database.client.drop_database(database.name)
+    database.client.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with short waits, independent of the environment."""
+    return Settings(data_dir=tmp_path / "home", lease_ttl_s=5, retry_delay_s=0.05, page_timeout_s=20)
+
+
+@pytest.fixture
+def stores(database: Database[dict[str, Any]], tmp_path: Path, settings: Settings) -> Stores:
+    """Prepared, empty stores."""
+    prepared = Stores(
+        jobs=JobStore(database, lease_ttl_s=settings.lease_ttl_s, job_timeout_s=settings.job_timeout_s),
+        catalog=Catalog(database),
+        vectors=VectorStore(QdrantClient(":memory:"), "fanfold-test-384"),
+        objects=DirectoryStore(tmp_path / "objects"),
+    )
+    prepared.jobs.prepare()
+    prepared.catalog.prepare()
+    prepared.vectors.prepare(DIMENSION)
+    return prepared
