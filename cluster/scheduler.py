@@ -1,7 +1,7 @@
 """Fair page scheduling: many jobs share a bounded number of slots, one page each in turn.
 
-A slot is given to the job that waits and has the fewest pages in flight, the longest waiting first among equals: so a
-5,000-page book cannot starve a one-page letter, and alone it still gets every slot.
+A slot is given to the waiting job that has the fewest pages in flight; among equals, to the one whose last turn is
+longest ago. So a 5,000-page book cannot starve a one-page letter, and alone it still gets every slot.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ class FairScheduler:
     def __init__(self, slots: int) -> None:
         self._free = slots
         self._in_flight: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # in the order in which the keys began to wait
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # in the order of their last turns
 
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
@@ -50,9 +50,10 @@ class FairScheduler:
     def _hand_out(self) -> None:
         while self._free and self._waiting:
             key = min(self._waiting, key=lambda waiting: self._in_flight[waiting])
-            turn = self._waiting[key].popleft()
-            if not self._waiting[key]:
-                del self._waiting[key]
+            waiting = self._waiting.pop(key)
+            turn = waiting.popleft()
+            if waiting:
+                self._waiting[key] = waiting  # behind the others: whoever waited longest since its last turn is next
             if not turn.done():
                 self._free -= 1
                 self._in_flight[key] += 1

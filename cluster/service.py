@@ -69,7 +69,7 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         blueprint = resolve(settings, mongodb_uri=None if mongodb is None else mongodb.uri)
         prepare(blueprint)
         report("supervisor and HTTP interface")
-        stack.callback(serve.shutdown)
+        stack.callback(serve.delete, APP_NAME)
         _start_serve(blueprint)
         stack.callback(stop_supervisor)
         start_supervisor(blueprint)

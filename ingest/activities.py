@@ -3,11 +3,8 @@
 They take keys and counts and return keys and counts; text and vectors go through the object store.
 """
 
-import shutil
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from ingest import ids
@@ -23,7 +20,7 @@ from ingest.stages.ocr import Ocr
 from ingest.stages.pdf import Pdf
 from ingest.stores import Stores
 
-OPEN_PDFS = 4
+OPEN_PDFS = 2  # each may hold FANFOLD_MAX_UPLOAD_BYTES in memory
 Committed = TypeVar("Committed")
 
 
@@ -46,14 +43,11 @@ class OpenPdfs:
         return self._open[document_id]
 
     def _fetch(self, document_id: str) -> Pdf:
-        with tempfile.TemporaryDirectory(prefix="fanfold-") as directory:
-            path = Path(directory) / "source.pdf"
-            try:
-                with self._stores.objects.open(ids.source_key(document_id)) as source, path.open("wb") as copy:
-                    shutil.copyfileobj(source, copy)
-            except ObjectMissing as error:
-                raise ObjectMissing("The uploaded file is not there any more. Send it again.") from error
-            return Pdf.open(path, max_pages=self._max_pages)
+        try:
+            source = self._stores.objects.get(ids.source_key(document_id))
+        except ObjectMissing as error:
+            raise ObjectMissing("The uploaded file is not there any more. Send it again.") from error
+        return Pdf.open(source, max_pages=self._max_pages)
 
 
 class Activities:

@@ -175,7 +175,7 @@ class CancelRequested(JobError):
 
 
 class DocumentGone(JobError):
-    """The document was deleted, or a later revision has overtaken this one."""
+    """The document was deleted, or a later revision has overtaken this one: this one must not be published."""
 
 
 class AttemptsExhausted(JobError):

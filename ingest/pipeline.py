@@ -17,6 +17,7 @@ from ingest.errors import (
     CancelRequested,
     DocumentGone,
     FanfoldError,
+    InputError,
     LeaseLost,
     StoreError,
     StoreUnavailable,
@@ -228,13 +229,14 @@ class Pipeline:
         else:
             failure = failure_of(error, self._stage)
             log.warning("attempt failed", error=str(error), exc_info=not isinstance(error, FanfoldError))
-            if failure.retryable and await self._may_try_again():
-                delay_s = self._settings.retry_delay_s * 2 ** (job.stalled_attempts - 1)
+            if failure.retryable and not isinstance(error, InputError) and await self._may_try_again():
+                delay_s = self._settings.retry_delay_s * 2**job.stalled_attempts
                 await self._write(self._held.requeue, failure, delay_s=delay_s)
             else:
                 await self._settle_unpublished(JobState.FAILED, failure, discard=not failure.retryable)
 
     async def _may_try_again(self) -> bool:
+        """Whether time and attempts are left. What is wrong with the document itself does not come here."""
         job = self._held.job
         in_time = job.deadline_at is None or await _thread(self._stores.jobs.now) < job.deadline_at
         return in_time and job.stalled_attempts < self._settings.max_attempts

@@ -4,9 +4,9 @@ Environment variables carry the prefix `FANFOLD_`: `FANFOLD_HTTP_PORT=9000 fanfo
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -46,7 +46,9 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(0.5, gt=0, description="How often an idle supervisor looks for jobs.")
 
     ocr_model: str = Field(
-        "PP-OCRv6_small", description="PaddleOCR model family by name, or a directory holding det/ and rec/."
+        "PP-OCRv6_small",
+        description="PaddleOCR model family by name, or a directory holding det/ and rec/. "
+        "PP-OCRv6_tiny is four times faster and a little worse on graphics and narrow columns.",
     )
     ocr_dpi: int = Field(200, ge=72, le=600, description="Resolution at which pages are rendered for OCR.")
     max_page_pixels: int = Field(
@@ -64,6 +66,12 @@ class Settings(BaseSettings):
 
     keep_source: bool = Field(False, description="Keep the PDF after its document is published.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _overlap_is_a_part_of_a_chunk(self) -> Self:
+        if self.chunk_overlap_tokens >= self.chunk_tokens:
+            raise ValueError("FANFOLD_CHUNK_OVERLAP_TOKENS must be smaller than FANFOLD_CHUNK_TOKENS")
+        return self
 
     @property
     def home(self) -> Path:

@@ -14,7 +14,7 @@ from cluster.ports import free_port
 from samples.build import build
 
 READY_TIMEOUT_S = 180.0
-SEARCHES = ("how do I stop the lamp glass from going black?", "a visit to people living on the ice")
+SEARCHES = ("How is the underground reservoir kept hygienic?", "What did the physician advise for altitude sickness?")
 FANFOLD = str(Path(sys.executable).with_name("fanfold"))
 
 
@@ -28,7 +28,7 @@ def main() -> int:
         "FANFOLD_HTTP_PORT": str(free_port()),
         "FANFOLD_RAY_ADDRESS": "local",
     }
-    _say("fanfold up")
+    _say("fanfold", "up")
     service = subprocess.Popen([FANFOLD, "up"], env=environment)  # noqa: S603  # our own program
     try:
         _wait_until_ready(service, environment)

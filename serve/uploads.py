@@ -52,7 +52,7 @@ def safe_filename(name: str) -> str:
     """The last component of what the client called the file, without control characters; shown, never opened."""
     base = PureWindowsPath(PurePosixPath(name).name).name
     printable = "".join(character for character in base if character.isprintable()).strip()
-    return printable[:MAX_FILENAME_CHARACTERS] or "document.pdf"
+    return printable[:MAX_FILENAME_CHARACTERS] if printable.strip(".") else "document.pdf"
 
 
 async def _form_file(request: Request, body: AsyncGenerator[bytes, None]) -> UploadFile:

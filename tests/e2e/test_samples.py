@@ -91,7 +91,9 @@ def _joined_chunks(client: Client, document_id: str) -> str:
     """The document's text from its chunks, which overlap: each adds what follows the longest shared part."""
     text = ""
     for chunk in client.chunks(document_id):
-        overlap = next((size for size in range(min(len(text), len(chunk.text)), 0, -1) if text.endswith(chunk.text[:size])), 0)
+        overlap = next(
+            (size for size in range(min(len(text), len(chunk.text)), 0, -1) if text.endswith(chunk.text[:size])), 0
+        )
         text += (" " if overlap == 0 else "") + chunk.text[overlap:]
     return text
 

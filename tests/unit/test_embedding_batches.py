@@ -1,5 +1,7 @@
 """Batches of the embedder: bounded by what they cost after padding, and nothing is left out."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +37,7 @@ def test_neighbours_in_length_are_batched_together(counts: list[int], budget: in
 def test_batches_are_as_full_as_the_budget_allows(counts: list[int], budget: int) -> None:
     """No batch could have taken the next one's first member: no forward pass is wasted."""
     batches = list(token_budget_batches(counts, budget))
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         assert counts[batch[0]] * (len(batch) + 1) > budget
         assert counts[following[0]] <= counts[batch[-1]]
 

@@ -108,14 +108,14 @@ async def test_a_letter_behind_a_book_gets_the_next_free_slot(slots: int) -> Non
 
 @pytest.mark.xfail(strict=True, reason="with more jobs than slots, those that began to wait first win every tie")
 async def test_with_more_jobs_than_slots_each_gets_its_turn() -> None:
-    """Three books and two slots: nobody's second page is read twice before everybody's first."""
+    """Three books and two slots: thirty pages later each has had about ten."""
     pages = Pages(2)
     books = [page for name in ("a", "b", "c") for page in pages.submit(name, 50)]
     for _ in range(28):
         await pages.end_one()
     counts = {name: pages.order.count(name) for name in ("a", "b", "c")}
     await pages.end_all(books)
-    assert counts == {"a": 10, "b": 10, "c": 10}
+    assert max(counts.values()) - min(counts.values()) <= 2
 
 
 async def test_two_jobs_share_the_slots_evenly() -> None:

@@ -92,11 +92,7 @@ def test_no_file_name_is_dangerous_to_show(name: str) -> None:
         (errors.ObjectMissing("x"), HTTPStatus.SERVICE_UNAVAILABLE),
         (errors.ConfigurationError("x"), HTTPStatus.INTERNAL_SERVER_ERROR),
         (FanfoldError("x"), HTTPStatus.INTERNAL_SERVER_ERROR),
-        pytest.param(
-            MissingFile("x"),
-            HTTPStatus.BAD_REQUEST,
-            marks=pytest.mark.xfail(strict=True, reason="InputError is not in the table: a bad form answers 500"),
-        ),
+        (MissingFile("x"), HTTPStatus.BAD_REQUEST),
     ],
 )
 def test_every_error_that_http_can_raise_has_its_status(error: FanfoldError, status: HTTPStatus) -> None:
@@ -114,7 +110,6 @@ def test_no_error_is_without_a_status() -> None:
     assert all(status_of(kind("x")) in set(STATUS.values()) for kind in subclasses(FanfoldError))
 
 
-@pytest.mark.xfail(strict=True, reason="MissingFile is an InputError, which is not in the table: 500")
 def test_a_bad_request_is_never_called_our_fault() -> None:
     """Every error about what was sent, of those that HTTP can raise, is a 4xx."""
     sent = subclasses(errors.InputError) - NEVER_OVER_HTTP - {errors.InputError}

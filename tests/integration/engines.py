@@ -1,0 +1,68 @@
+"""Engines for pipeline tests: the real activities in this process, with OCR and embedding stood in for.
+
+What is under test is the pipeline and the stores; models are not.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+
+from ingest.activities import Activities
+from ingest.checkpoints import Checkpoints
+from ingest.model import ChunkPlan, Inspection, Page, Revision, Route
+from ingest.settings import Settings
+from ingest.stores import Stores
+
+Hook = Callable[[str, int], Awaitable[None]]
+
+
+async def no_hook(_call: str, _number: int) -> None:
+    """Let everything pass."""
+
+
+class InlineEngine:
+    """Runs activities on threads of this process, counts the calls, and lets a hook interfere before each."""
+
+    def __init__(self, stores: Stores, settings: Settings, before: Hook = no_hook) -> None:
+        self.calls: Counter[str] = Counter()
+        self._stores = stores
+        self._activities = Activities(stores, settings)
+        self._before = before
+
+    async def inspect(self, revision: Revision) -> Inspection:
+        """The real one."""
+        await self._call("inspect", 0)
+        return await asyncio.to_thread(self._activities.inspect, revision)
+
+    async def read_page(self, revision: Revision, page_number: int) -> None:
+        """A stand-in for OCR: a sentence that names the page."""
+        await self._call("read_page", page_number)
+        text = f"This is what stands on page {page_number}."
+        self._checkpoints(revision).write_page(Page(page_number, Route.OCR, text))
+
+    async def cut(self, revision: Revision) -> ChunkPlan:
+        """The real one."""
+        await self._call("cut", 0)
+        return await asyncio.to_thread(self._activities.cut, revision)
+
+    async def embed(self, revision: Revision, batch: int) -> None:
+        """A stand-in for the model: vectors that depend on nothing but the text."""
+        await self._call("embed", batch)
+        chunks = self._checkpoints(revision).read_chunks(batch)
+        seeds = [sum(chunk.text.encode()) for chunk in chunks]
+        vectors = np.stack([np.random.default_rng(seed).normal(size=384).astype(np.float32) for seed in seeds])
+        self._checkpoints(revision).write_vectors(batch, vectors)
+
+    async def store(self, revision: Revision, batch: int) -> None:
+        """The real one."""
+        await self._call("store", batch)
+        await asyncio.to_thread(self._activities.store, revision, batch)
+
+    async def _call(self, name: str, number: int) -> None:
+        self.calls[name] += 1
+        await self._before(name, number)
+
+    def _checkpoints(self, revision: Revision) -> Checkpoints:
+        return Checkpoints(self._stores.objects, revision.document_id, revision.pipeline, revision.missing_pages)

@@ -1,0 +1,392 @@
+"""The pipeline against real stores: what each kind of trouble ends in."""
+
+import asyncio
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pymupdf
+import pytest
+from pymongo.database import Database
+
+from ingest import ids
+from ingest.errors import PageUnreadable, StoreUnavailable, WorkerCrashed
+from ingest.model import Job, JobState, PageFailure, PipelineSpec, Stage
+from ingest.pipeline import Pipeline
+from ingest.settings import Settings
+from ingest.stores import Stores
+from ingest.stores.jobs import HeldJob
+from ingest.submission import Upload, submit
+from tests.conftest import PIPELINE
+from tests.integration.engines import Hook, InlineEngine, no_hook
+
+TEXT = "The harbour master keeps the tide tables in a drawer beneath the window. "
+DatabaseOf = Database[dict[str, Any]]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours may catch it."""
+
+
+@pytest.fixture
+def upload(tmp_path: Path) -> Upload:
+    """A PDF with three text pages and three scanned ones (pages 2, 4 and 6)."""
+    document = pymupdf.open()
+    image = pymupdf.Pixmap(pymupdf.csGRAY, pymupdf.IRect(0, 0, 100, 140))
+    image.clear_with(200)
+    for number in range(1, 7):
+        page = document.new_page()
+        if number % 2:
+            page.insert_textbox((50, 50, 545, 800), f"Page {number}. {TEXT * 12}")
+        else:
+            page.insert_image(page.rect, pixmap=image)
+    data = document.tobytes()
+    path = tmp_path / "upload.pdf"
+    path.write_bytes(data)
+    return Upload(path, "harbour.pdf", hashlib.sha256(data).hexdigest(), len(data))
+
+
+class Bench:
+    """One document on its way, driven by hand."""
+
+    def __init__(self, stores: Stores, settings: Settings, upload: Upload) -> None:
+        self.stores = stores
+        self.settings = settings
+        self.upload = upload
+        self.engine = InlineEngine(stores, settings)
+
+    def submit(self, pipeline: PipelineSpec = PIPELINE) -> Job:
+        """Submit the document."""
+        return submit(self.stores, self.upload, tenant="default", pipeline=pipeline).job
+
+    def claim(self, holder: str = "holder") -> HeldJob:
+        """Claim the one job there is."""
+        held = self.stores.jobs.claim(holder)
+        assert held is not None
+        return held
+
+    async def run(self, held: HeldJob, before: Hook = no_hook, pipeline: PipelineSpec = PIPELINE) -> Job:
+        """One attempt; the job's record afterwards."""
+        self.engine = InlineEngine(self.stores, self.settings, before)
+        await Pipeline(held, self.stores, self.engine, pipeline, self.settings).run()
+        return self.stores.jobs.job("default", held.job.job_id)
+
+    def assert_published_exactly(self, job: Job) -> None:
+        """Chunk ids = point ids = the manifest of the published revision, and no other row of the document."""
+        document = self.stores.catalog.document("default", job.document_id)
+        manifest = set(ids.chunk_ids(job.document_id, job.revision, document.chunk_count))
+        assert document.published_revision == job.revision
+        assert manifest
+        for revision in range(1, job.revision + 1):
+            expected = manifest if revision == job.revision else set()
+            assert self.stores.catalog.chunk_ids(job.document_id, revision) == expected
+            assert self.stores.vectors.point_ids(job.document_id, revision) == expected
+
+    def assert_no_rows(self, job: Job) -> None:
+        """Neither store holds a row of the job's revision."""
+        assert self.stores.catalog.chunk_ids(job.document_id, job.revision) == set()
+        assert self.stores.vectors.point_ids(job.document_id, job.revision) == set()
+
+
+@pytest.fixture
+def bench(stores: Stores, settings: Settings, upload: Upload) -> Bench:
+    """A bench with empty stores."""
+    return Bench(stores, settings, upload)
+
+
+def failing(call: str, number: int, error: BaseException, times: int = 1) -> Hook:
+    """Raise `error` before the first `times` calls of this kind with this number."""
+    left = [times]
+
+    async def before(name: str, given: int) -> None:
+        if (name, given) == (call, number) and left[0]:
+            left[0] -= 1
+            raise error
+
+    return before
+
+
+async def test_a_document_is_published_whole_and_its_working_copies_go(bench: Bench) -> None:
+    """Text pages in bulk, one read a scanned page; then exact in both stores, objects collected, document free."""
+    bench.submit()
+    job = await bench.run(bench.claim())
+    assert job.state is JobState.SUCCEEDED
+    assert bench.engine.calls["read_page"] == 3
+    assert {job.stages[stage].status for stage in Stage} == {"done"}
+    bench.assert_published_exactly(job)
+    assert bench.stores.objects.keys(f"checkpoints/{job.document_id}/") == []
+    assert not bench.stores.objects.exists(ids.source_key(job.document_id))
+    assert not job.open
+
+
+async def test_a_page_that_fails_twice_is_listed_and_its_neighbours_are_published(bench: Bench) -> None:
+    """`partially_succeeded` with the page and the reason; source and checkpoints stay for a retry of it."""
+    bench.submit()
+    job = await bench.run(bench.claim(), failing("read_page", 4, WorkerCrashed("It died."), times=2))
+    assert job.state is JobState.PARTIALLY_SUCCEEDED
+    assert [(page.page_number, page.reason) for page in job.failed_pages] == [(4, PageFailure.CRASH)]
+    assert bench.engine.calls["read_page"] == 4
+    bench.assert_published_exactly(job)
+    chunks = bench.stores.catalog.chunks(bench.stores.catalog.document("default", job.document_id), limit=500)
+    assert "on page 2" in " ".join(chunk.text for chunk in chunks)
+    assert "on page 4" not in " ".join(chunk.text for chunk in chunks)
+    assert bench.stores.objects.exists(ids.source_key(job.document_id))
+
+
+async def test_a_page_that_fails_once_is_read_again(bench: Bench) -> None:
+    """A crash of one page's worker costs that page one more try, and nothing else."""
+    bench.submit()
+    job = await bench.run(bench.claim(), failing("read_page", 4, WorkerCrashed("It died.")))
+    assert job.state is JobState.SUCCEEDED
+    assert bench.engine.calls["read_page"] == 4
+
+
+async def test_a_page_that_cannot_be_rendered_is_not_tried_twice(bench: Bench) -> None:
+    """An error that a retry cannot help is not retried."""
+    bench.submit()
+    job = await bench.run(bench.claim(), failing("read_page", 4, PageUnreadable("Broken."), times=9))
+    assert [(page.page_number, page.reason) for page in job.failed_pages] == [(4, PageFailure.UNREADABLE)]
+    assert bench.engine.calls["read_page"] == 3
+
+
+async def test_too_many_failed_pages_fail_the_document_and_leave_no_rows(bench: Bench) -> None:
+    """More than FANFOLD_MAX_FAILED_PAGE_RATIO: `failed`, rolled back, at once, with what a retry needs kept."""
+    bench.settings = bench.settings.model_copy(update={"max_failed_page_ratio": 0.1})
+    bench.submit()
+    job = await bench.run(bench.claim(), failing("read_page", 4, WorkerCrashed("It died."), times=2))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert "1 of 6 pages" in job.error.message
+    bench.assert_no_rows(job)
+    assert bench.stores.objects.exists(ids.source_key(job.document_id))
+
+
+async def test_a_store_that_fails_sends_the_job_back_and_nothing_done_is_done_again(bench: Bench) -> None:
+    """Requeued with the error on record; the next attempt repeats neither a page nor a batch."""
+    bench.submit()
+    job = await bench.run(bench.claim(), failing("store", 0, StoreUnavailable("Gone.")))
+    assert (job.state, job.attempts[0].outcome) == (JobState.QUEUED, "requeued")
+    assert job.attempts[0].error is not None
+    assert job.attempts[0].error.stage is Stage.STORE
+    await asyncio.sleep(bench.settings.retry_delay_s * 4)
+    job = await bench.run(bench.claim())
+    assert job.state is JobState.SUCCEEDED
+    assert bench.engine.calls["read_page"] == 0
+    bench.assert_published_exactly(job)
+
+
+async def test_attempts_without_progress_are_bounded(bench: Bench) -> None:
+    """A job that never gets anywhere ends `failed` after FANFOLD_MAX_ATTEMPTS, with its history."""
+    bench.submit()
+    for _ in range(bench.settings.max_attempts):
+        await asyncio.sleep(bench.settings.retry_delay_s * 8)
+        job = await bench.run(bench.claim(), failing("inspect", 0, WorkerCrashed("It died.")))
+    assert job.state is JobState.FAILED
+    assert [attempt.outcome for attempt in job.attempts] == ["requeued", "requeued", "failed"]
+    assert bench.stores.jobs.claim("another") is None
+    bench.assert_no_rows(job)
+
+
+@pytest.mark.parametrize("call", ["inspect", "read_page", "cut", "embed", "store"])
+async def test_a_holder_killed_anywhere_is_followed_by_one_that_finishes(
+    bench: Bench, database: DatabaseOf, call: str
+) -> None:
+    """After the lease has run out the next claim goes on from the checkpoints, and the end is exact."""
+    bench.submit()
+    numbers = {"read_page": 4}
+    with pytest.raises(Killed):
+        await bench.run(bench.claim(), failing(call, numbers.get(call, 0), Killed()))
+    _expire_leases(database)
+    job = await bench.run(bench.claim("next"))
+    assert job.state is JobState.SUCCEEDED
+    assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
+    bench.assert_published_exactly(job)
+
+
+async def test_a_cancel_request_rolls_back_and_leaves_nothing(bench: Bench, database: DatabaseOf) -> None:
+    """A running job that is asked to stop ends `cancelled`, without rows, checkpoints or source."""
+    job = bench.submit()
+
+    async def cancel_at_store(name: str, _number: int) -> None:
+        if name == "store":
+            now = bench.stores.jobs.now()
+            database["jobs"].update_one({"_id": job.job_id}, {"$set": {"cancel_requested_at": now}})
+            await asyncio.sleep(30)
+
+    ended = await bench.run(bench.claim(), cancel_at_store)
+    assert ended.state is JobState.CANCELLED
+    bench.assert_no_rows(ended)
+    assert bench.stores.objects.keys(f"checkpoints/{job.document_id}/") == []
+    assert not bench.stores.objects.exists(ids.source_key(job.document_id))
+
+
+async def test_a_cancel_that_comes_before_publish_wins(bench: Bench, database: DatabaseOf) -> None:
+    """Against a publish at the same moment exactly one wins: a cancel before the decision leaves nothing visible."""
+    job = bench.submit()
+
+    def cancel_now() -> None:
+        now = bench.stores.jobs.now()
+        database["jobs"].update_one({"_id": job.job_id}, {"$set": {"cancel_requested_at": now}})
+
+    held = bench.claim()
+    decide = held.decide_publish
+    held.decide_publish = lambda: (cancel_now(), decide())[1]  # type: ignore[method-assign]  # the very last moment
+    ended = await bench.run(held)
+    assert ended.state is JobState.CANCELLED
+    assert bench.stores.catalog.document("default", job.document_id).published_revision is None
+    bench.assert_no_rows(ended)
+
+
+async def test_the_loser_of_a_lease_stops_and_touches_nothing(bench: Bench, database: DatabaseOf) -> None:
+    """When somebody else has claimed the job, the first holder neither writes to it nor cleans up."""
+    bench.submit()
+    stolen: list[HeldJob] = []
+
+    async def steal_at_embed(name: str, _number: int) -> None:
+        if name == "embed" and not stolen:
+            _expire_leases(database)
+            stolen.append(bench.claim("thief"))
+
+    after = await bench.run(bench.claim(), steal_at_embed)
+    assert after.state is JobState.RUNNING
+    assert after.lease.holder == "thief"
+    assert bench.stores.objects.exists(ids.source_key(after.document_id))
+    finished = await bench.run(stolen[0])
+    assert finished.state is JobState.SUCCEEDED
+    bench.assert_published_exactly(finished)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_crash_between_the_two_publish_writes_is_finished_by_the_next_claim(
+    bench: Bench, database: DatabaseOf, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Decided on the job, not (or just) shown on the document: recovery ends in the same, exact place."""
+    job = bench.submit()
+    publish = bench.stores.catalog.publish
+
+    def killed(*args: Any, **kwargs: Any) -> bool:
+        if moment == "after":
+            publish(*args, **kwargs)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.stores.catalog, "publish", killed)
+        with pytest.raises(Killed):
+            await bench.run(bench.claim())
+    shown = bench.stores.catalog.document("default", job.document_id).published_revision
+    assert shown == (None if moment == "before" else 1)
+    _expire_leases(database)
+    ended = await bench.run(bench.claim("next"))
+    assert ended.state is JobState.SUCCEEDED
+    bench.assert_published_exactly(ended)
+
+
+async def test_a_crash_before_collection_is_collected_by_the_next_claim(
+    bench: Bench, database: DatabaseOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`succeeded` is durable first; what was left to collect is collected later, and the state does not change."""
+    bench.submit()
+
+    def killed(*_args: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ingest.revisions.collect_rows", killed)
+        with pytest.raises(Killed):
+            await bench.run(bench.claim())
+    _expire_leases(database)
+    ended = await bench.run(bench.claim("next"))
+    assert (ended.state, len(ended.attempts), ended.open) == (JobState.SUCCEEDED, 1, False)
+    assert not bench.stores.objects.exists(ids.source_key(ended.document_id))
+    bench.assert_published_exactly(ended)
+
+
+async def test_a_new_pipeline_replaces_the_old_version_only_when_it_is_published(bench: Bench) -> None:
+    """Re-ingestion: the old revision is shown until the new one is whole, a failure leaves it, success removes it."""
+    changed = PIPELINE.model_copy(update={"embed": "0" * 16})
+    first = bench.submit()
+    await bench.run(bench.claim())
+    shown: list[int | None] = []
+
+    async def look(_name: str, _number: int) -> None:
+        shown.append(bench.stores.catalog.document("default", first.document_id).published_revision)
+
+    second = bench.submit(changed)
+    assert second.revision == 2
+    ended = await bench.run(bench.claim(), look, changed)
+    assert ended.state is JobState.SUCCEEDED
+    assert set(shown) == {1}
+    bench.assert_published_exactly(ended)
+
+
+async def test_a_failed_re_ingestion_leaves_the_old_version_as_it_was(bench: Bench) -> None:
+    """Rollback removes the new revision's rows only."""
+    changed = PIPELINE.model_copy(update={"embed": "0" * 16})
+    bench.submit()
+    first = await bench.run(bench.claim())
+    bench.settings = bench.settings.model_copy(update={"max_attempts": 1})
+    bench.submit(changed)
+    for _ in range(2):  # the first attempt got somewhere, so that only the second one counts
+        await asyncio.sleep(bench.settings.retry_delay_s * 4)
+        failed = await bench.run(bench.claim(), failing("store", 0, StoreUnavailable("Gone.")), changed)
+    assert failed.state is JobState.FAILED
+    bench.assert_no_rows(failed)
+    bench.assert_published_exactly(first)
+
+
+async def test_a_deleted_document_is_never_published(bench: Bench, database: DatabaseOf) -> None:
+    """A tombstone that appears while the job runs wins over the publish; nothing is left."""
+    job = bench.submit()
+
+    async def delete_at_store(name: str, _number: int) -> None:
+        if name == "store":
+            database["documents"].update_one(
+                {"_id": job.document_id}, {"$set": {"deleted_at": bench.stores.jobs.now()}}
+            )
+
+    ended = await bench.run(bench.claim(), delete_at_store)
+    assert ended.state is JobState.FAILED
+    bench.assert_no_rows(ended)
+
+
+async def test_a_job_over_its_deadline_fails_and_is_not_tried_again(bench: Bench, database: DatabaseOf) -> None:
+    """The time limit counts from the first claim, over all attempts."""
+    bench.submit()
+    held = bench.claim()
+    passed = bench.stores.jobs.now() - timedelta(seconds=1)
+    database["jobs"].update_one({"_id": held.job.job_id}, {"$set": {"deadline_at": passed}})
+
+    async def hang(name: str, _number: int) -> None:
+        if name == "cut":
+            await asyncio.sleep(30)
+
+    ended = await bench.run(held, hang)
+    assert ended.state is JobState.FAILED
+    assert ended.error is not None
+    assert "FANFOLD_JOB_TIMEOUT_S" in ended.error.message
+
+
+async def test_a_cancelled_coroutine_gives_the_job_back(bench: Bench) -> None:
+    """A supervisor that shuts down releases its jobs: they are claimable at once, not after the lease."""
+    bench.submit()
+    started = asyncio.Event()
+
+    async def hang(name: str, _number: int) -> None:
+        if name == "cut":
+            started.set()
+            await asyncio.sleep(30)
+
+    attempt = asyncio.create_task(bench.run(bench.claim(), hang))
+    await started.wait()
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    ended = await bench.run(bench.claim("next"))
+    assert [attempt.outcome for attempt in ended.attempts] == ["released", "succeeded"]
+
+
+def _expire_leases(database: DatabaseOf) -> None:
+    """What the passing of time would do."""
+    past = database.client.admin.command("hello")["localTime"] - timedelta(seconds=1)
+    database["jobs"].update_many({}, {"$set": {"lease.expires_at": past}})
