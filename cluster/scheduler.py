@@ -1,13 +1,15 @@
 """Fair page scheduling: many jobs share a bounded number of slots, one page each in turn.
 
 A slot is given to the waiting job that has the fewest pages in flight; among equals, to the one whose last turn is
-longest ago. So a 5,000-page book cannot starve a one-page letter, and alone it still gets every slot.
+longest ago, which is never for a new one. So a 5,000-page book cannot starve a one-page letter, and alone it still gets
+every slot.
 """
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 
 
 class FairScheduler:
@@ -16,7 +18,9 @@ class FairScheduler:
     def __init__(self, slots: int) -> None:
         self._free = slots
         self._in_flight: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # in the order of their last turns
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._last_turn: dict[str, int] = {}  # of the keys that wait or are in flight
+        self._turns = count(1)
 
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
@@ -45,19 +49,24 @@ class FairScheduler:
         self._in_flight[key] -= 1
         if not self._in_flight[key]:
             del self._in_flight[key]
+            if key not in self._waiting:
+                self._last_turn.pop(key, None)
         self._hand_out()
 
     def _hand_out(self) -> None:
         while self._free and self._waiting:
-            key = min(self._waiting, key=lambda waiting: self._in_flight[waiting])
-            waiting = self._waiting.pop(key)
-            turn = waiting.popleft()
-            if waiting:
-                self._waiting[key] = waiting  # behind the others: whoever waited longest since its last turn is next
+            key = min(self._waiting, key=self._claim)
+            turn = self._waiting[key].popleft()
+            if not self._waiting[key]:
+                del self._waiting[key]
             if not turn.done():
                 self._free -= 1
                 self._in_flight[key] += 1
+                self._last_turn[key] = next(self._turns)
                 turn.set_result(None)
+
+    def _claim(self, key: str) -> tuple[int, int]:
+        return self._in_flight[key], self._last_turn.get(key, 0)
 
     def _forget(self, key: str, turn: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(key)

@@ -75,11 +75,13 @@ class Checkpoints:
         if not self._objects.exists(self.inspection_key):
             return None
         with self._objects.open(self.inspection_key) as file:
-            rows = pq.read_table(file, columns=["page_number", "route"], use_threads=False).to_pylist()
+            rows = pq.read_table(file, columns=["page_number", "route", "reason"], use_threads=False).to_pylist()
         return Inspection(
             page_count=len(rows),
             ocr_pages=tuple(row["page_number"] for row in rows if row["route"] == Route.OCR),
-            unreadable_pages=tuple(row["page_number"] for row in rows if row["route"] == Route.UNREADABLE),
+            unreadable_pages=tuple(
+                (row["page_number"], row["reason"]) for row in rows if row["route"] == Route.UNREADABLE
+            ),
         )
 
     def write_inspection(self, pages: Sequence[Page]) -> None:

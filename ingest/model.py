@@ -93,7 +93,7 @@ class Inspection:
 
     page_count: int
     ocr_pages: tuple[int, ...]
-    unreadable_pages: tuple[int, ...]
+    unreadable_pages: tuple[tuple[int, str], ...]  # page number, and why
 
 
 @dataclass(frozen=True, slots=True)

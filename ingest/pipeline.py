@@ -19,6 +19,7 @@ from ingest.errors import (
     FanfoldError,
     InputError,
     LeaseLost,
+    PageUnreadable,
     StoreError,
     StoreUnavailable,
     TooManyFailedPages,
@@ -120,8 +121,8 @@ class Pipeline:
         await self._start(Stage.EXTRACT)
         inspection = await self._engine.inspect(self._revision)
         failed = {page.page_number: page for page in self._held.job.failed_pages}
-        for page_number in inspection.unreadable_pages:
-            failed[page_number] = failed_page(page_number, WorkError("The page is broken and cannot be read."))
+        for page_number, reason in inspection.unreadable_pages:
+            failed[page_number] = failed_page(page_number, PageUnreadable(reason))
         committed = await _thread(self._checkpoints.committed_pages)
         waiting = [number for number in inspection.ocr_pages if number not in committed and number not in failed]
         self._counts |= {"pages_total": inspection.page_count, "pages_done": inspection.page_count - len(waiting)}
@@ -157,7 +158,7 @@ class Pipeline:
             await self._write(self._held.record_failed_pages, pages)
         if len(pages) > self._settings.max_failed_page_ratio * page_count:
             raise TooManyFailedPages(
-                f"{len(pages)} of {page_count} pages could not be read; the first: {pages[0].message}"
+                f"{len(pages)} of {page_count} pages could not be read. Page {pages[0].page_number}: {pages[0].message}"
             )
 
     async def _embed(self) -> ChunkPlan:

@@ -1,5 +1,6 @@
-"""Fixtures that several kinds of tests share. The stores are real: a MongoDB-protocol server, Qdrant's local mode, files."""
+"""Fixtures that several kinds of tests share. The stores are real: a MongoDB server, Qdrant's local mode, files."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pymongo.database import Database
 from qdrant_client import QdrantClient
 
 from cluster.embedded import EmbeddedMongoDB
+from cluster.ports import free_port
 from ingest.model import PipelineSpec
 from ingest.settings import Settings
 from ingest.stores import Stores, mongo
@@ -17,6 +19,9 @@ from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore
 from ingest.stores.vectors import VectorStore
+from samples.build import build
+from serve.client import Client
+from tests.clusters import Cluster
 
 DIMENSION = 384
 PIPELINE = PipelineSpec(extract="e" * 16, chunk="c" * 16, embed="f" * 16)
@@ -59,3 +64,38 @@ def stores(database: Database[dict[str, Any]], tmp_path: Path, settings: Setting
     prepared.catalog.prepare()
     prepared.vectors.prepare(DIMENSION)
     return prepared
+
+
+@pytest.fixture(scope="session")
+def sample_pdfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the sample PDFs."""
+    directory = tmp_path_factory.mktemp("samples")
+    build(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def questions() -> list[dict[str, str | int]]:
+    """Ten questions in other words than the samples' own, with the page that answers each."""
+    path = Path(__file__).parents[1] / "samples" / "questions.json"
+    loaded: list[dict[str, str | int]] = json.loads(path.read_text())
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running Fanfold with nothing in it, started once."""
+    from cluster.service import running  # noqa: PLC0415  # takes seconds that tests without a cluster do not need
+
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("fanfold"),
+        ray_address="local",
+        http_port=free_port(),
+        dashboard_port=free_port(),
+        lease_ttl_s=6,
+        retry_delay_s=0.2,
+        max_pages=1_000,
+        max_upload_bytes=20 * 1024**2,
+    )
+    with running(settings) as service, Client(settings.http_url) as client:
+        yield Cluster(service.blueprint, client)

@@ -4,39 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import pymupdf
 import pytest
 
 from ingest.errors import Category
 from ingest.model import JobState
-from samples.pages import page_texts
-from tests.e2e.checks import assert_nothing_left
-from tests.e2e.conftest import Cluster
-
-
-def _pdf(text: str, **save: object) -> bytes:
-    document = pymupdf.open()
-    document.new_page().insert_textbox((50, 50, 550, 800), text)
-    data: bytes = document.tobytes(**save)
-    return data
-
-
-def encrypted() -> bytes:
-    """A PDF that needs a password."""
-    return _pdf("secret", encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw="user", owner_pw="owner")
+from tests.checks import assert_nothing_left
+from tests.clusters import Cluster
+from tests.pdfs import encrypted_pdf, pdf_of, pdf_without_pages
 
 
 def truncated() -> bytes:
     """The first bytes of a PDF."""
-    return _pdf(page_texts("field-guide")[0])[:300]
-
-
-def zero_pages() -> bytes:
-    """A PDF whose page tree is empty."""
-    return (
-        b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\n"
-        b"trailer<</Root 1 0 R>>\n%%EOF\n"
-    )
+    return pdf_of(["A page of text. " * 50])[:300]
 
 
 def header_only() -> bytes:
@@ -67,9 +46,9 @@ def test_what_can_be_seen_without_parsing_is_refused_at_submit(
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        pytest.param(encrypted, "password", id="encrypted"),
+        pytest.param(encrypted_pdf, "password", id="encrypted"),
         pytest.param(truncated, "damaged", id="truncated"),
-        pytest.param(zero_pages, "no page", id="zero pages"),
+        pytest.param(pdf_without_pages, "no page", id="zero pages"),
         pytest.param(header_only, "damaged", id="header only"),
     ],
 )
@@ -101,11 +80,8 @@ def test_a_file_over_the_limit_is_refused_while_it_arrives(cluster: Cluster) -> 
 
 def test_too_many_pages_are_refused_with_the_limit(cluster: Cluster, tmp_path: Path) -> None:
     """A document over `FANFOLD_MAX_PAGES` fails and says what the limit is."""
-    document = pymupdf.open()
-    for _ in range(cluster.settings.max_pages + 1):
-        document.new_page()
     path = tmp_path / "long.pdf"
-    document.save(path)
+    path.write_bytes(pdf_of([""] * (cluster.settings.max_pages + 1)))
     job = cluster.ingest(path)
     assert job.state is JobState.FAILED
     assert job.error is not None

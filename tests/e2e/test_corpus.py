@@ -1,5 +1,6 @@
-"""Every file of the robustness corpus (real, corrupt, encrypted, huge) reaches a terminal state with a fitting message."""
+"""Every file of the robustness corpus (real, corrupt, encrypted, huge) ends in a state with a fitting message."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +11,8 @@ from ray.util.state import list_workers
 from cluster import batch
 from ingest.errors import Category
 from ingest.model import JobState
-from tests.e2e.checks import assert_nothing_left, assert_published_exactly
-from tests.e2e.conftest import Cluster
+from tests.checks import assert_nothing_left, assert_published_exactly
+from tests.clusters import Cluster
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 FITTING = {Category.INPUT, Category.UNREADABLE, Category.TIMEOUT}
@@ -27,7 +28,7 @@ def test_every_file_of_the_corpus_ends_well(cluster: Cluster, capsys: pytest.Cap
     lost_before = _lost_workers()
     outcomes = list(batch.ingest(cluster.client, batch.find_pdfs([CORPUS]), follow=True))
     with capsys.disabled():
-        print(_table(outcomes))
+        sys.stdout.write(_table(outcomes))
     for outcome in outcomes:
         if outcome.job is None:
             assert outcome.error

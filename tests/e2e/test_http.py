@@ -4,12 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import pymupdf
 import pytest
 
 from ingest.model import JobState
-from tests.e2e.checks import assert_published_exactly
-from tests.e2e.conftest import Cluster
+from tests.checks import assert_published_exactly
+from tests.clusters import Cluster
+from tests.pdfs import pdf_of
 
 SENDERS = 12
 
@@ -17,10 +17,8 @@ SENDERS = 12
 @pytest.fixture
 def letter(tmp_path: Path) -> Path:
     """A small PDF that nobody has sent before."""
-    document = pymupdf.open()
-    document.new_page().insert_text((72, 72), f"A letter that only {tmp_path.name} knows about the harbour.")
     path = tmp_path / "a letter, möglich.pdf"
-    document.save(path)
+    path.write_bytes(pdf_of([f"A letter that only {tmp_path.name} knows about the harbour."]))
     return path
 
 
@@ -96,10 +94,8 @@ def test_jobs_are_listed_newest_first_by_pages(http: httpx.Client, cluster: Clus
     """Following `next_cursor` visits every job once, newest first; `state` and `document_id` narrow the list."""
     sent = []
     for number in range(3):
-        document = pymupdf.open()
-        document.new_page().insert_text((72, 72), f"{tmp_path.name} number {number}")
         path = tmp_path / f"{number}.pdf"
-        document.save(path)
+        path.write_bytes(pdf_of([f"{tmp_path.name} number {number}"]))
         sent.append(cluster.client.submit(path))
     listed: list[str] = []
     cursor: str | None = None

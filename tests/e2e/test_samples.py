@@ -11,8 +11,8 @@ from ingest.model import JobState
 from samples.pages import PageKind, find_work, page_texts
 from serve.client import Client
 from serve.schemas import JobView
-from tests.e2e.checks import assert_published_exactly
-from tests.e2e.conftest import Cluster
+from tests.checks import assert_published_exactly
+from tests.clusters import Cluster
 
 SAMPLES = ("field-guide", "letters", "inventory")
 MAX_CHARACTER_ERROR_RATE = 0.02
@@ -103,7 +103,7 @@ def _folded(text: str) -> str:
 
 
 def _error_rate(expected: str, found: str) -> float:
-    """Characters to replace, insert or delete, as a share of the expected text (an upper bound of the edit distance)."""
+    """Characters to replace, insert or delete, as a share of the expected text (at least the edit distance)."""
     blocks = difflib.SequenceMatcher(None, expected, found, autojunk=False).get_opcodes()
     wrong = sum(max(i2 - i1, j2 - j1) for kind, i1, i2, j1, j2 in blocks if kind != "equal")
     return wrong / len(expected)

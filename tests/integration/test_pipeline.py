@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pymupdf
 import pytest
 from pymongo.database import Database
 
@@ -20,6 +19,7 @@ from ingest.stores.jobs import HeldJob
 from ingest.submission import Upload, submit
 from tests.conftest import PIPELINE
 from tests.integration.engines import Hook, InlineEngine, no_hook
+from tests.pdfs import SCAN, pdf_of
 
 TEXT = "The harbour master keeps the tide tables in a drawer beneath the window. "
 DatabaseOf = Database[dict[str, Any]]
@@ -32,16 +32,7 @@ class Killed(BaseException):
 @pytest.fixture
 def upload(tmp_path: Path) -> Upload:
     """A PDF with three text pages and three scanned ones (pages 2, 4 and 6)."""
-    document = pymupdf.open()
-    image = pymupdf.Pixmap(pymupdf.csGRAY, pymupdf.IRect(0, 0, 100, 140))
-    image.clear_with(200)
-    for number in range(1, 7):
-        page = document.new_page()
-        if number % 2:
-            page.insert_textbox((50, 50, 545, 800), f"Page {number}. {TEXT * 12}")
-        else:
-            page.insert_image(page.rect, pixmap=image)
-    data = document.tobytes()
+    data = pdf_of([f"Page {number}. {TEXT * 12}" if number % 2 else SCAN for number in range(1, 7)])
     path = tmp_path / "upload.pdf"
     path.write_bytes(data)
     return Upload(path, "harbour.pdf", hashlib.sha256(data).hexdigest(), len(data))
@@ -225,13 +216,15 @@ async def test_a_cancel_that_comes_before_publish_wins(bench: Bench, database: D
     """Against a publish at the same moment exactly one wins: a cancel before the decision leaves nothing visible."""
     job = bench.submit()
 
-    def cancel_now() -> None:
-        now = bench.stores.jobs.now()
-        database["jobs"].update_one({"_id": job.job_id}, {"$set": {"cancel_requested_at": now}})
-
     held = bench.claim()
     decide = held.decide_publish
-    held.decide_publish = lambda: (cancel_now(), decide())[1]  # type: ignore[method-assign]  # the very last moment
+
+    def decide_too_late() -> None:
+        now = bench.stores.jobs.now()
+        database["jobs"].update_one({"_id": job.job_id}, {"$set": {"cancel_requested_at": now}})
+        decide()
+
+    held.decide_publish = decide_too_late  # type: ignore[method-assign]  # a cancel at the very last moment
     ended = await bench.run(held)
     assert ended.state is JobState.CANCELLED
     assert bench.stores.catalog.document("default", job.document_id).published_revision is None

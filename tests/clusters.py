@@ -1,0 +1,48 @@
+"""A running Fanfold, as the tests see it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.composition import Blueprint, connect
+from ingest.model import Job
+from ingest.settings import Settings
+from ingest.stores import Stores
+from serve.client import Client
+from serve.schemas import JobView
+
+JOB_TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The service under test, its client, and a look behind it."""
+
+    blueprint: Blueprint
+    client: Client
+
+    @property
+    def settings(self) -> Settings:
+        """What it runs with."""
+        return self.blueprint.settings
+
+    @property
+    def stores(self) -> Stores:
+        """Its stores, as its own processes see them."""
+        return connect(self.blueprint)
+
+    def submit(self, path: Path) -> Job:
+        """Submit a file; its new job's record."""
+        submitted = self.client.submit(path)
+        return self.stores.jobs.job("default", submitted.job_id)
+
+    def ingest(self, path: Path) -> JobView:
+        """Submit a file and wait for its job's end."""
+        return self.finish(self.client.submit(path).job_id)
+
+    def finish(self, job_id: str) -> JobView:
+        """Wait for the job's end."""
+        for _ in range(JOB_TIMEOUT_S // 10):
+            job = self.client.job(job_id, wait=10)
+            if job.state.terminal:
+                return job
+        raise AssertionError(f"job {job_id} has not ended after {JOB_TIMEOUT_S} s: {job}")
