@@ -49,6 +49,7 @@ crash: $(READY)  ## Kill real processes in the middle of real work
 
 bench: $(READY)  ## Measure: against a plain loop over the same libraries
 	$(BIN)/python -m benchmarks.extraction
+	$(BIN)/python -m benchmarks.service
 
 lock:  ## Resolve the dependencies again and write requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -44,9 +44,9 @@ def test_nothing_is_there_before_it_is_written(objects: DirectoryStore) -> None:
 
 
 def test_an_inspection_comes_back_as_counts_and_numbers(objects: DirectoryStore) -> None:
-    """The supervisor learns how many pages there are and which need OCR or are broken; never text."""
+    """The supervisor learns how many pages there are, which need OCR and which are broken; no text."""
     of(objects).write_inspection(PAGES)
-    assert of(objects).inspection() == Inspection(page_count=5, ocr_pages=(2, 5), unreadable_pages=(4,))
+    assert of(objects).inspection() == Inspection(page_count=5, ocr_pages=(2, 5), unreadable_pages=((4, "broken"),))
 
 
 def test_pages_come_back_as_they_were_completed_by_ocr(objects: DirectoryStore) -> None:
@@ -106,7 +106,7 @@ def test_the_first_writer_of_every_checkpoint_wins(objects: DirectoryStore) -> N
     late.write_page(Page(2, Route.OCR, "late"))
     late.write_chunks(some_chunks(1, words="late"), batch_size=9)
     late.write_vectors(0, vectors * 2)
-    assert late.inspection() == Inspection(5, (2, 5), (4,))
+    assert late.inspection() == Inspection(5, (2, 5), ((4, "broken"),))
     assert late.read_pages()[1] == page
     assert late.chunk_plan() == ChunkPlan((2, 2, 1))
     assert late.read_chunks(0) == chunks[:2]
