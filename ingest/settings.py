@@ -31,11 +31,9 @@ class Settings(BaseSettings):
     )
     dashboard_port: int = Field(8265, ge=1, le=65535, description="Port of Ray's dashboard when Fanfold starts Ray.")
     num_cpus: int | None = Field(None, ge=1, description="CPUs to offer when Fanfold starts Ray; default all.")
-    ray_token_auth: bool = Field(True, description="Protect a Ray that Fanfold starts with an authentication token.")
 
     max_upload_bytes: int = Field(200 * 1024**2, ge=1, description="Largest file that is accepted.")
     max_pages: int = Field(10_000, ge=1, description="Most pages that one document may have.")
-    max_queued_jobs: int = Field(100_000, ge=1, description="Waiting jobs beyond which a submit is told to come back.")
     max_running_jobs: int = Field(8, ge=1, description="Jobs that one supervisor works on at a time.")
     max_attempts: int = Field(3, ge=1, description="Attempts in a row without progress before a job fails.")
     max_failed_page_ratio: float = Field(0.5, ge=0, le=1, description="Share of failed pages beyond which a job fails.")
@@ -65,7 +63,7 @@ class Settings(BaseSettings):
     chunk_overlap_tokens: int = Field(30, ge=0, description="Tokens that neighbouring chunks share at most.")
 
     keep_source: bool = Field(False, description="Keep the PDF after its document is published.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
     @model_validator(mode="after")
     def _overlap_is_a_part_of_a_chunk(self) -> Self:

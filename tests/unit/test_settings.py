@@ -80,7 +80,6 @@ def test_a_value_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, na
         Settings()
 
 
-@pytest.mark.xfail(strict=True, reason="not checked yet: every document fails while it is cut, as an internal error")
 def test_chunks_that_would_be_all_overlap_are_refused() -> None:
     """An overlap as long as the chunk can never be cut: refused at the start, not at every document."""
     with pytest.raises(ValidationError, match="chunk_overlap_tokens"):

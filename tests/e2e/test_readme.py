@@ -1,0 +1,81 @@
+"""The README's snippets run as they stand, against a running Fanfold."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import Cluster
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def snippets(language: str, containing: str) -> list[str]:
+    """The fenced blocks of that language that contain the words."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return [block for block in blocks if containing in block]
+
+
+@pytest.fixture(scope="module")
+def checkout(sample_pdfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory in which `samples/pdf` is where the README says."""
+    directory = tmp_path_factory.mktemp("readme")
+    shutil.copytree(sample_pdfs, directory / "samples" / "pdf")
+    return directory
+
+
+def test_the_python_snippet_prints_a_hit(cluster: Cluster, checkout: Path) -> None:
+    """The typed client, from submit to search."""
+    [snippet] = snippets("python", "serve.client")
+    program = snippet.replace("http://127.0.0.1:8000", cluster.settings.http_url)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=checkout, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "letters.pdf, page 3" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_snippet_gets_answers(cluster: Cluster, checkout: Path) -> None:
+    """Submit, list, search, readiness: every line answers without an error."""
+    [snippet] = snippets("bash", "curl")
+    commands = snippet.replace("http://127.0.0.1:8000", cluster.settings.http_url)
+    done = _bash(commands.replace("-sS", "-sS --fail-with-body"), checkout, {})
+    assert '"job_id"' in done.stdout
+    assert '"hits"' in done.stdout
+    assert '"ready":true' in done.stdout
+
+
+def test_the_command_line_snippet_runs(cluster: Cluster, checkout: Path) -> None:
+    """Ingest, search, list and show, as typed."""
+    [snippet] = snippets("bash", "fanfold ingest")
+    [job] = cluster.client.jobs(limit=1)
+    commands = snippet.replace("JOB_ID", job.job_id).replace("fanfold down", "")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = _bash(commands, checkout, {"FANFOLD_HTTP_PORT": str(cluster.settings.http_port), "PATH": path})
+    assert "3 documents done." in done.stdout
+    assert "inventory.pdf" in done.stdout
+
+
+def test_every_make_target_that_the_readme_names_exists() -> None:
+    """`make demo`, `make install`, ... are targets of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = set(re.findall(r"make ([a-z]+)", README))
+    assert named
+    assert named <= targets
+
+
+def _bash(commands: str, directory: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-euc", commands],
+        cwd=directory,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
+    )
