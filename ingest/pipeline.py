@@ -108,11 +108,12 @@ class Pipeline:
     async def _prepare(self) -> None:
         """Refuse what cannot go on; record which pipeline really runs."""
         job = self._held.job
-        if job.cancel_requested_at is not None:
+        if job.cancel_requested_at is not None and not job.publish_decided:
             raise CancelRequested("The job was cancelled.")
         if job.stalled_attempts > self._settings.max_attempts:
             raise AttemptsExhausted("Every attempt died without getting any further. See the attempts for where.")
-        if job.pipeline.fingerprint != self._pipeline.fingerprint:
+        if job.pipeline.fingerprint != self._pipeline.fingerprint and not job.publish_decided:
+            await _thread(revisions.roll_back, self._stores, self._revision)  # rows of other chunks, or none
             await self._write(self._held.repin, self._pipeline)
         await _thread(self._stores.catalog.advance, job.document_id, job.revision)
 

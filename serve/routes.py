@@ -19,6 +19,7 @@ from serve.search import search
 from serve.uploads import received
 
 WAIT_POLL_S = 0.25
+PROBE_TIMEOUT_S = 5.0
 PDF_BODY = {"type": "string", "format": "binary"}
 FORM_BODY = {"type": "object", "properties": {"file": PDF_BODY}, "required": ["file"]}
 SUBMIT_BODY = {
@@ -168,9 +169,11 @@ async def healthz() -> dict[str, str]:
 
 @health.get("/readyz", summary="Readiness", responses={503: {"model": schemas.Readiness}})
 async def readyz(service: ServiceOf, response: Response) -> schemas.Readiness:
-    """Every store and the supervisor answer; 503 names the ones that do not."""
-    answers = await asyncio.gather(*(run_in_threadpool(_probe, probe) for probe in service.probes.values()))
-    down = {name: answer for name, answer in zip(service.probes, answers, strict=True) if answer is not None}
+    """Every store, the supervisor and the query embedder answer; 503 names the ones that do not."""
+    probes = {name: run_in_threadpool(_probe, probe) for name, probe in service.probes.items()}
+    probes["query_embedder"] = _probe_embedder(service)
+    answers = await asyncio.gather(*probes.values())
+    down = {name: answer for name, answer in zip(probes, answers, strict=True) if answer is not None}
     response.status_code = 503 if down else 200
     return schemas.Readiness(ready=not down, down=down)
 
@@ -183,6 +186,14 @@ def create_app(service: Service) -> FastAPI:
     for router in (documents, jobs, searching, health):
         app.include_router(router)
     return app
+
+
+async def _probe_embedder(service: Service) -> str | None:
+    try:
+        await asyncio.wait_for(service.embed_query("ready?"), PROBE_TIMEOUT_S)
+    except TimeoutError:
+        return f"The query embedder does not answer within {PROBE_TIMEOUT_S:g} seconds."
+    return None
 
 
 def _probe(probe: Callable[[], None]) -> str | None:

@@ -242,12 +242,11 @@ class HeldJob:
         self._write(change | self._attempt_end(state, error), state=JobState.RUNNING)
 
     def requeue(self, error: Failure, *, delay_s: float) -> None:
-        """Give the job back for another attempt, not before `delay_s` seconds have passed."""
+        """Give the job back for another attempt after `delay_s` seconds; the error is the attempt's."""
         available_at = self._store.now() + timedelta(seconds=delay_s)
         change = {
             "state": JobState.QUEUED,
             "available_at": available_at,
-            "error": error.model_dump(),
             "lease.holder": None,
             "lease.expires_at": available_at,
         }

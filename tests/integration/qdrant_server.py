@@ -68,7 +68,7 @@ class QdrantServer:
         for method, path, endpoint in (
             ("GET", "/", lambda: {"title": "qdrant", "version": version("qdrant-client")}),
             ("GET", "/collections", lambda: self._call("get_collections")),
-            ("GET", f"{collection}/exists", self._exists),
+            ("GET", f"{collection}/exists", lambda name: self._call("collection_exists", name, shape=_exists)),
             ("PUT", collection, self._create),
             ("PUT", f"{collection}/index", self._index),
             ("PUT", f"{collection}/points", self._upsert),
@@ -87,20 +87,19 @@ class QdrantServer:
         self.requests.append(f"{request.method} {request.url.path}?{request.url.query}".removesuffix("?"))
         return await answer(request) if self._refusal is None else self._refusal
 
-    def _call(self, method: str, *args: Any, **kwargs: Any) -> Answer:
+    def _call(
+        self, method: str, *args: Any, shape: Callable[[Any], Any] = lambda found: found, **kwargs: Any
+    ) -> Answer:
         with self._lock:
-            return {"result": getattr(self._local, method)(*args, **kwargs), "status": "ok", "time": 0.0}
-
-    def _exists(self, name: str) -> Answer:
-        answer = self._call("collection_exists", name)
-        return answer | {"result": {"exists": answer["result"]}}
+            found = getattr(self._local, method)(*args, **kwargs)
+        return {"result": shape(found), "status": "ok", "time": 0.0}
 
     def _create(self, name: str, body: models.CreateCollection) -> Answer:
         return self._call("create_collection", name, vectors_config=body.vectors)
 
     def _index(self, name: str, body: models.CreateFieldIndex) -> Answer:
         self.indexes[body.field_name] = str(body.field_schema)
-        return self._call("get_collection", name) | {"result": {"operation_id": 0, "status": "completed"}}
+        return self._call("get_collection", name, shape=lambda _: {"operation_id": 0, "status": "completed"})
 
     def _upsert(self, name: str, body: models.PointsList) -> Answer:
         return self._call("upsert", name, body.points)
@@ -112,12 +111,18 @@ class QdrantServer:
         return self._call("count", name, body.filter, exact=bool(body.exact))
 
     def _scroll(self, name: str, body: models.ScrollRequest) -> Answer:
-        answer = self._call("scroll", name, body.filter, limit=body.limit, offset=body.offset)
-        points, following = answer["result"]
-        return answer | {"result": {"points": points, "next_page_offset": following}}
+        return self._call("scroll", name, body.filter, limit=body.limit, offset=body.offset, shape=_scroll_page)
 
     def _query(self, name: str, body: models.QueryRequest) -> Answer:
         return self._call("query_points", name, body.query, query_filter=body.filter, limit=body.limit)
+
+
+def _exists(found: bool) -> Answer:
+    return {"exists": found}
+
+
+def _scroll_page(found: tuple[Any, Any]) -> Answer:
+    return {"points": found[0], "next_page_offset": found[1]}
 
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:

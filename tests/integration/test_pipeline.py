@@ -83,7 +83,7 @@ class Bench:
 @pytest.fixture
 def bench(stores: Stores, settings: Settings, upload: Upload) -> Bench:
     """A bench with empty stores."""
-    return Bench(stores, settings, upload)
+    return Bench(stores, settings.model_copy(update={"embedding_batch_chunks": 2}), upload)
 
 
 def failing(call: str, number: int, error: BaseException, times: int = 1) -> Hook:
@@ -326,6 +326,23 @@ async def test_a_failed_re_ingestion_leaves_the_old_version_as_it_was(bench: Ben
     assert failed.state is JobState.FAILED
     bench.assert_no_rows(failed)
     bench.assert_published_exactly(first)
+
+
+async def test_a_pipeline_that_changes_between_two_attempts_ends_exact(bench: Bench, database: DatabaseOf) -> None:
+    """The service was restarted with other settings: what the first attempt stored is replaced, nothing is mixed."""
+    changed = PIPELINE.model_copy(update={"chunk": "1" * 16, "embed": "0" * 16})
+    small, usual = {"chunk_tokens": 40, "chunk_overlap_tokens": 0}, bench.settings
+    bench.settings = usual.model_copy(update=small)
+    bench.submit()
+    with pytest.raises(Killed):
+        await bench.run(bench.claim(), failing("store", 6, Killed()))
+    _expire_leases(database)
+    bench.settings = usual
+    ended = await bench.run(bench.claim("next"), pipeline=changed)
+    assert ended.state is JobState.SUCCEEDED, ended.attempts
+    assert ended.pipeline.fingerprint == changed.fingerprint
+    assert bench.engine.calls["read_page"] == 0
+    bench.assert_published_exactly(ended)
 
 
 async def test_a_deleted_document_is_never_published(bench: Bench, database: DatabaseOf) -> None:

@@ -31,7 +31,6 @@ def test_without_any_setting_everything_is_embedded_and_on_loopback() -> None:
     assert (settings.mongodb_uri, settings.qdrant_url, settings.object_store_url) == (None, None, None)
     assert settings.http_host == "127.0.0.1"
     assert settings.http_url == "http://127.0.0.1:8000"
-    assert settings.ray_token_auth is True
     assert settings.keep_source is False
 
 
