@@ -14,7 +14,7 @@ from ingest.errors import ConfigurationError
 from ingest.fingerprints import pipeline_of
 from ingest.model import PipelineSpec
 from ingest.settings import Settings
-from ingest.stages.embedding import embedding_dimension
+from ingest.stages.embedding import embedding_dimension, max_tokens
 from ingest.stages.models import embedding_model_path
 from ingest.stores import Stores, mongo
 from ingest.stores.catalog import Catalog
@@ -49,6 +49,7 @@ def resolve(settings: Settings, *, mongodb_uri: str | None) -> Blueprint:
         "object_store_url": settings.object_store_url or Path(home / "objects").as_uri(),
     }
     resolved = settings.model_copy(update=addresses)
+    _refuse_truncation(resolved)
     dimension = embedding_dimension(embedding_model_path(resolved.embedding_model), resolved.embedding_revision)
     return Blueprint(settings=resolved, pipeline=pipeline_of(resolved), dimension=dimension)
 
@@ -80,6 +81,15 @@ def prepare(blueprint: Blueprint) -> None:
     stores.jobs.prepare()
     stores.catalog.prepare()
     stores.vectors.prepare(blueprint.dimension)
+
+
+def _refuse_truncation(settings: Settings) -> None:
+    longest = max_tokens(embedding_model_path(settings.embedding_model))
+    if longest is not None and settings.chunk_tokens > longest:
+        raise ConfigurationError(
+            f"FANFOLD_CHUNK_TOKENS={settings.chunk_tokens} is more than the {longest} tokens that "
+            f"{settings.embedding_model} reads: the end of every chunk would not be found."
+        )
 
 
 def _qdrant(settings: Settings) -> QdrantApi:

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -112,6 +114,7 @@ def _refuse_taken_port(settings: Settings) -> None:
 def _join_or_start_ray(settings: Settings, stack: ExitStack) -> str:
     """Join the cluster that is named or found, else start one; either way leave it (or stop it) at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` in a Ray job is this one
     address = settings.ray_address
     if address is None:
         try:

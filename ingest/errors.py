@@ -19,6 +19,7 @@
     │   └── OutOfMemory              the process was killed for its memory
     ├── StoreError                   MongoDB, Qdrant or the object store
     │   ├── StoreUnavailable         does not answer: wait and try again
+    │   ├── StoreRefused             answers, and refuses: credentials, a missing collection, a wrong dimension
     │   ├── StoreMismatch            the stores do not hold what was written
     │   └── ObjectMissing            a source or checkpoint that should be there is not
     ├── JobError                     the job's own state machine
@@ -150,6 +151,10 @@ class StoreError(FanfoldError):
 
 class StoreUnavailable(StoreError):
     """The store does not answer."""
+
+
+class StoreRefused(StoreError):
+    """The store answers, and refuses what was asked: an operator has to look at it; then another try helps."""
 
 
 class StoreMismatch(StoreError):

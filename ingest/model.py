@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from ingest.errors import Category
 
 DEFAULT_TENANT = "default"
+RELEASED = "released"  # the outcome of an attempt whose supervisor was shut down
 
 
 class JobState(StrEnum):
@@ -239,8 +240,10 @@ class Job(Record):
 
     @property
     def stalled_attempts(self) -> int:
-        """How many attempts in a row, up to now, brought nothing durable."""
-        return sum(1 for attempt in self.attempts if attempt.units_at_start == self.progress.units)
+        """How many attempts in a row, up to now, brought nothing durable; those that were given back do not count."""
+        return sum(
+            attempt.units_at_start == self.progress.units and attempt.outcome != RELEASED for attempt in self.attempts
+        )
 
     @property
     def publish_decided(self) -> bool:

@@ -36,6 +36,7 @@ from ingest.telemetry import get_logger
 PAGE_TRIES = 2  # a page that fails is tried once more, alone in its process, before it is given up
 HEARTBEAT_S = 0.5
 RENEWALS_PER_TTL = 4
+MAX_DELAY_DOUBLINGS = 6
 STOP_BEFORE_TTL = 0.8  # share of the lease after which a holder that could not renew stops itself
 
 P = ParamSpec("P")
@@ -92,7 +93,7 @@ class Pipeline:
             raise
         except Exception as error:  # noqa: BLE001  # the boundary: whatever stopped the attempt is recorded in the job
             try:
-                await self._end(error)
+                await self._while_held(self._end(error), limited=False)
             except (LeaseLost, StoreError) as failed:
                 log.warning("attempt could not be ended; the next claim goes on", error=failed.message)
 
@@ -108,11 +109,13 @@ class Pipeline:
     async def _prepare(self) -> None:
         """Refuse what cannot go on; record which pipeline really runs."""
         job = self._held.job
-        if job.cancel_requested_at is not None and not job.publish_decided:
+        if job.publish_decided:  # nothing may stop it any more
+            return
+        if job.cancel_requested_at is not None:
             raise CancelRequested("The job was cancelled.")
         if job.stalled_attempts > self._settings.max_attempts:
             raise AttemptsExhausted("Every attempt died without getting any further. See the attempts for where.")
-        if job.pipeline.fingerprint != self._pipeline.fingerprint and not job.publish_decided:
+        if job.pipeline.fingerprint != self._pipeline.fingerprint:
             await _thread(revisions.roll_back, self._stores, self._revision)  # rows of other chunks, or none
             await self._write(self._held.repin, self._pipeline)
         await _thread(self._stores.catalog.advance, job.document_id, job.revision)
@@ -220,28 +223,33 @@ class Pipeline:
         await self._write(self._held.close)
 
     async def _end(self, error: Exception) -> None:
-        """End an attempt that did not publish, according to what stopped it."""
-        job = self._held.job
+        """End an attempt that was stopped, by what the database says of the job now: a reply may have been lost."""
         if isinstance(error, LeaseLost):
             log.warning("lease lost", reason=error.message)
-        elif job.state.terminal:
-            log.error("collection failed; the next claim goes on", error=str(error))
+            return
+        log.warning("attempt stopped", error=str(error), exc_info=not isinstance(error, FanfoldError))
+        job = await self._write(self._held.renew)
+        failure = failure_of(error, self._stage)
+        if job.state.terminal:
+            log.warning("collection is not finished; the next claim goes on")
+        elif job.publish_decided and not isinstance(error, DocumentGone):
+            await self._requeue(failure)  # it is, or will be, visible: nothing is rolled back any more
         elif isinstance(error, CancelRequested):
             await self._settle_unpublished(JobState.CANCELLED)
+        elif failure.retryable and not isinstance(error, InputError) and self._may_try_again():
+            await self._requeue(failure)
         else:
-            failure = failure_of(error, self._stage)
-            log.warning("attempt failed", error=str(error), exc_info=not isinstance(error, FanfoldError))
-            if failure.retryable and not isinstance(error, InputError) and await self._may_try_again():
-                delay_s = self._settings.retry_delay_s * 2**job.stalled_attempts
-                await self._write(self._held.requeue, failure, delay_s=delay_s)
-            else:
-                await self._settle_unpublished(JobState.FAILED, failure, discard=not failure.retryable)
+            await self._settle_unpublished(JobState.FAILED, failure, discard=not failure.retryable)
 
-    async def _may_try_again(self) -> bool:
+    def _may_try_again(self) -> bool:
         """Whether time and attempts are left. What is wrong with the document itself does not come here."""
         job = self._held.job
-        in_time = job.deadline_at is None or await _thread(self._stores.jobs.now) < job.deadline_at
+        in_time = job.deadline_at is None or job.updated_at < job.deadline_at
         return in_time and job.stalled_attempts < self._settings.max_attempts
+
+    async def _requeue(self, failure: Failure) -> None:
+        doublings = min(self._held.job.stalled_attempts, MAX_DELAY_DOUBLINGS)
+        await self._write(self._held.requeue, failure, delay_s=self._settings.retry_delay_s * 2**doublings)
 
     async def _settle_unpublished(
         self, state: JobState, failure: Failure | None = None, *, discard: bool = True
@@ -253,9 +261,9 @@ class Pipeline:
         await self._write(self._held.settle, state, failure)
         log.info("settled", state=state, category=None if failure is None else failure.category)
 
-    async def _while_held(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work for as long as the heartbeat finds the lease ours, no cancel asked for and time left."""
-        tasks = {asyncio.create_task(work), asyncio.create_task(self._heartbeat())}
+    async def _while_held(self, work: Coroutine[Any, Any, None], *, limited: bool = True) -> None:
+        """Do the work for as long as the lease is ours and (if `limited`) no cancel is asked for and time is left."""
+        tasks = {asyncio.create_task(work), asyncio.create_task(self._heartbeat(limited=limited))}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -265,23 +273,25 @@ class Pipeline:
         for task in done:
             task.result()
 
-    async def _heartbeat(self) -> None:
-        """Write progress and renew the lease until it is lost, or somebody or some limit says stop."""
+    async def _heartbeat(self, *, limited: bool) -> None:
+        """Write progress and renew the lease; stops by itself before the lease can have run out unrenewed."""
         ttl = self._settings.lease_ttl_s
         renewed_at = time.monotonic()
         while True:
             await asyncio.sleep(min(HEARTBEAT_S, ttl / RENEWALS_PER_TTL))
             asked_at = time.monotonic()
-            if asked_at - renewed_at > STOP_BEFORE_TTL * ttl:
-                raise LeaseLost("The lease could not be renewed in time.")
             try:
-                await self._flush()
-                if asked_at - renewed_at >= ttl / RENEWALS_PER_TTL:
-                    await self._write(self._held.renew)
-                    renewed_at = asked_at
+                async with asyncio.timeout(renewed_at + STOP_BEFORE_TTL * ttl - asked_at):
+                    await self._flush()
+                    if asked_at - renewed_at >= ttl / RENEWALS_PER_TTL:
+                        await self._write(self._held.renew)
+                        renewed_at = asked_at
+            except TimeoutError:
+                raise LeaseLost("The lease could not be renewed in time.") from None
             except StoreUnavailable as error:
                 log.warning("heartbeat missed", error=error.message)
-            self._check_limits()
+            if limited:
+                self._check_limits()
 
     def _check_limits(self) -> None:
         job = self._held.job

@@ -55,6 +55,8 @@ def submit(stores: Stores, upload: Upload, *, tenant: str, pipeline: PipelineSpe
     document_id = ids.document_id(tenant, upload.sha256)
     existing = _job_that_serves(stores, tenant, document_id, pipeline)
     if existing is not None:
+        if not existing.state.terminal:
+            _put_source(stores, document_id, upload)  # whoever submitted it may have died before this
         return Submission(existing, created=False)
     _put_source(stores, document_id, upload)
     stores.catalog.register(_document(upload, tenant, document_id))

@@ -7,6 +7,7 @@ from ingest.stores import Stores
 from serve.schemas import Hit
 
 MAX_CANDIDATES = 10_000
+MAX_LOOKS = 3
 
 
 def search(
@@ -15,15 +16,28 @@ def search(
     """The best published chunks of the tenant.
 
     Qdrant may hold points of revisions that are being written, rolled back or collected; MongoDB says which revision
-    of a document is published, and nothing else is shown. Where such points crowd out published ones, more are fetched.
+    of a document is published, and nothing else is shown. A version that is replaced while this looks is looked for
+    again.
     """
+    for _ in range(MAX_LOOKS):
+        matches, documents = _published_matches(stores, tenant, vector, limit=limit, document_ids=document_ids)
+        hits = _hits(stores, tenant, matches, documents)
+        if len(hits) == len(matches):
+            break
+    return hits
+
+
+def _published_matches(
+    stores: Stores, tenant: str, vector: Sequence[float], *, limit: int, document_ids: Sequence[str] | None
+) -> tuple[list[Match], dict[str, Document]]:
+    """The nearest published points; where unpublished ones crowd them out, more are fetched."""
     wanted = limit
     while True:
         matches = stores.vectors.search(tenant, vector, limit=wanted, document_ids=document_ids)
         documents = stores.catalog.documents(tenant, {match.document_id for match in matches})
         published = [match for match in matches if _is_published(match, documents)][:limit]
         if len(published) == limit or len(matches) < wanted or wanted >= MAX_CANDIDATES:
-            return _hits(stores, tenant, published, documents)
+            return published, documents
         wanted = min(wanted * 4, MAX_CANDIDATES)
 
 

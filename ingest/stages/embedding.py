@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+SPECIAL_TOKENS = 2  # before and after the text
+
+
 def token_budget_batches(token_counts: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Positions grouped so that each group, padded to its longest member, stays within `budget` tokens.
 
@@ -96,3 +99,12 @@ def embedding_dimension(model: str, revision: str) -> int:
         config = json.loads(pooling.read_text())
         return int(config.get("word_embedding_dimension") or config["embedding_dimension"])
     return Embedder.load(model, revision=revision, precision="float32", threads=1).dimension
+
+
+def max_tokens(model: str) -> int | None:
+    """Most tokens of a text that the model reads, without its special ones; None when its files do not say."""
+    config = Path(model) / "sentence_bert_config.json"
+    if not config.exists():
+        return None
+    longest = json.loads(config.read_text()).get("max_seq_length")
+    return None if longest is None else int(longest) - SPECIAL_TOKENS

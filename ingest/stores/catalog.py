@@ -1,10 +1,12 @@
 """The catalog: documents and their chunks, in MongoDB."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from pymongo import ASCENDING, ReplaceOne, ReturnDocument
+from pymongo import ASCENDING, ReplaceOne
 from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
 
 from ingest import ids
 from ingest.errors import NotFound
@@ -28,16 +30,14 @@ class Catalog:
             )
 
     def register(self, document: Document) -> Document:
-        """Add the document, or return the one that is there; a deleted one comes back to life, unpublished."""
-        fresh = document.model_dump(by_alias=True, exclude={"document_id", "deleted_at"})
+        """Add the document, or return the one that is there; a deleted one comes back, unpublished. Safe to race."""
+        fresh = document.model_dump(by_alias=True, exclude={"document_id"})
+        revived = {"deleted_at": None, "published_revision": None, "chunk_count": 0}
         with mongo_errors():
-            found = self._documents.find_one_and_update(
-                {"_id": document.document_id},
-                {"$setOnInsert": fresh, "$set": {"deleted_at": None}},
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-            )
-        return Document.model_validate(found)
+            with suppress(DuplicateKeyError):  # somebody else has just added it
+                self._documents.update_one({"_id": document.document_id}, {"$setOnInsert": fresh}, upsert=True)
+            self._documents.update_one({"_id": document.document_id, "deleted_at": {"$ne": None}}, {"$set": revived})
+        return self.document(document.tenant, document.document_id)
 
     def document(self, tenant: str, document_id: str) -> Document:
         """The tenant's document. Raises `NotFound`, also for a deleted one."""

@@ -16,10 +16,23 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from ingest.errors import CancelRequested, LeaseLost, NotFound
-from ingest.model import Attempt, FailedPage, Failure, Job, JobState, PipelineSpec, Stage, StageRecord, StageStatus
+from ingest.model import (
+    RELEASED,
+    Attempt,
+    FailedPage,
+    Failure,
+    Job,
+    JobState,
+    Lease,
+    PipelineSpec,
+    Stage,
+    StageRecord,
+    StageStatus,
+)
 from ingest.stores.mongo import mongo_errors
 
 CLAIM_CANDIDATES = 16
+PUBLISHED = (JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED)
 
 
 class JobStore:
@@ -114,11 +127,6 @@ class JobStore:
             found = self._jobs.find(condition).sort([("created_at", DESCENDING), ("_id", DESCENDING)]).limit(limit)
             return [Job.model_validate(record) for record in found]
 
-    def queued(self) -> int:
-        """How many jobs wait."""
-        with mongo_errors():
-            return self._jobs.count_documents({"open": True, "state": JobState.QUEUED})
-
     def claim(self, holder: str) -> "HeldJob | None":
         """Take the job that has waited longest: a queued one, or one whose holder's lease has run out.
 
@@ -148,29 +156,32 @@ class JobStore:
             change |= _next_attempt(seen, holder, epoch, now)
             change["state"] = JobState.RUNNING
             change["deadline_at"] = seen.deadline_at or now + self._job_timeout
+        unchanged = {
+            "_id": seen.job_id,
+            "open": True,
+            "state": seen.state,
+            "lease.epoch": seen.lease.epoch,
+            "lease.expires_at": seen.lease.expires_at,
+        }
         claimed = self._jobs.find_one_and_update(
-            {"_id": seen.job_id, "state": seen.state, "lease.epoch": seen.lease.epoch},
+            unchanged,
             {"$set": change},
             return_document=ReturnDocument.AFTER,
         )
         return None if claimed is None else HeldJob(self, Job.model_validate(claimed))
 
-    def write_held(
-        self, job: Job, change: Mapping[str, Any], *, raise_to: Mapping[str, Any] | None = None, **only_if: Any
-    ) -> Job:
-        """The one door for writes to a claimed job: `$set` of `change` and `$max` of `raise_to`, fenced.
+    def write_held(self, job_id: str, lease: Lease, update: Mapping[str, Any], only_if: Mapping[str, Any]) -> Job:
+        """The one door for writes to a claimed job: a MongoDB update, fenced by the lease of the claim.
 
-        Raises `LeaseLost` when the job's epoch or holder is not the claim's any more, or `only_if` does not match.
+        Raises `LeaseLost` when the job's epoch or holder is not that any more, also after the holder gave it back
+        itself, or when `only_if` does not match.
         """
-        now = self.now()
-        update: dict[str, Any] = {"$set": {**change, "updated_at": now}}
-        if raise_to:
-            update["$max"] = dict(raise_to)
-        fence = {"_id": job.job_id, "lease.epoch": job.lease.epoch, "lease.holder": job.lease.holder}
+        change = {**update, "$set": {**update.get("$set", {}), "updated_at": self.now()}}
+        fence = {**only_if, "_id": job_id, "lease.epoch": lease.epoch, "lease.holder": lease.holder}
         with mongo_errors():
-            written = self._jobs.find_one_and_update(fence | only_if, update, return_document=ReturnDocument.AFTER)
+            written = self._jobs.find_one_and_update(fence, change, return_document=ReturnDocument.AFTER)
         if written is None:
-            raise LeaseLost(f"Job {job.job_id} is not held under epoch {job.lease.epoch} any more.")
+            raise LeaseLost(f"Job {job_id} is not held under epoch {lease.epoch} any more.")
         return Job.model_validate(written)
 
     def lease_end(self) -> datetime:
@@ -186,6 +197,7 @@ class HeldJob:
 
     def __init__(self, store: JobStore, job: Job) -> None:
         self._store = store
+        self._lease = job.lease  # the claim's, whatever is written to the record later
         self.job = job
 
     def renew(self) -> Job:
@@ -213,7 +225,7 @@ class HeldJob:
 
     def report(self, counts: Mapping[str, int]) -> None:
         """Raise the counters of `Progress`; they never fall."""
-        self._write({}, raise_to={f"progress.{name}": count for name, count in counts.items()})
+        self._update({"$max": {f"progress.{name}": count for name, count in counts.items()}})
 
     def record_failed_pages(self, failed_pages: list[FailedPage]) -> None:
         """Replace the list of pages that are given up."""
@@ -222,8 +234,12 @@ class HeldJob:
     def decide_publish(self) -> None:
         """The compare-and-set after which the revision will be published, come what may.
 
-        Raises `CancelRequested` when a cancel was first: exactly one of the two wins.
+        Raises `CancelRequested` when a cancel was first: exactly one of the two wins. A decision that an earlier
+        attempt made stands.
         """
+        if self.job.publish_decided:
+            self.renew()
+            return
         decision = {
             f"stages.{Stage.PUBLISH}.status": StageStatus.RUNNING,
             f"stages.{Stage.PUBLISH}.started_at": self._store.now(),
@@ -237,7 +253,7 @@ class HeldJob:
 
     def settle(self, state: JobState, error: Failure | None = None) -> None:
         """Reach a terminal state. A published job stays open until `close`, for collection; the others close here."""
-        published = state in {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}
+        published = state in PUBLISHED
         change = {"state": state, "error": None if error is None else error.model_dump(), "open": published}
         self._write(change | self._attempt_end(state, error), state=JobState.RUNNING)
 
@@ -256,11 +272,11 @@ class HeldJob:
         """Give the job back untouched, for whoever claims it next: the supervisor is shutting down."""
         now = self._store.now()
         change = {"state": JobState.QUEUED, "available_at": now, "lease.holder": None, "lease.expires_at": now}
-        self._write(change | self._attempt_end("released", None), state=JobState.RUNNING)
+        self._write(change | self._attempt_end(RELEASED, None), state=JobState.RUNNING)
 
     def close(self) -> None:
-        """Nothing of the job is left to do: let the document have another one."""
-        self._write({"open": False, "lease.holder": None})
+        """Nothing of a published job is left to do: let the document have another one."""
+        self._write({"open": False, "lease.holder": None}, state={"$in": PUBLISHED})
 
     def _attempt_end(self, outcome: str, error: Failure | None) -> dict[str, Any]:
         last = len(self.job.attempts) - 1
@@ -270,8 +286,11 @@ class HeldJob:
             f"attempts.{last}.error": None if error is None else error.model_dump(),
         }
 
-    def _write(self, change: Mapping[str, Any], *, raise_to: Mapping[str, int] | None = None, **only_if: Any) -> Job:
-        self.job = self._store.write_held(self.job, change, raise_to=raise_to, **only_if)
+    def _write(self, change: Mapping[str, Any], **only_if: Any) -> Job:
+        return self._update({"$set": change}, **only_if)
+
+    def _update(self, update: Mapping[str, Any], **only_if: Any) -> Job:
+        self.job = self._store.write_held(self.job.job_id, self._lease, update, only_if)
         return self.job
 
 

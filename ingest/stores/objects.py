@@ -82,36 +82,38 @@ class DirectoryStore:
 
     def put_file(self, key: str, path: Path) -> bool:
         """See `ObjectStore.put_file`."""
-        with self._staged() as (staged, file):
-            with path.open("rb") as source:
-                shutil.copyfileobj(source, file, COPY_BUFFER_BYTES)
+        with path.open("rb") as source, self._staged() as (staged, file):
+            shutil.copyfileobj(source, file, COPY_BUFFER_BYTES)
             return self._link(staged, file, key)
 
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
-        with self.open(key) as file:
+        with _disk_errors(), self.open(key) as file:
             return file.read()
 
     def open(self, key: str) -> IO[bytes]:
         """See `ObjectStore.open`."""
         try:
-            return self._path(key).open("rb")
+            with _disk_errors():
+                return self._path(key).open("rb")
         except FileNotFoundError as error:
             raise ObjectMissing(f"Object {key} is gone.") from error
 
     def exists(self, key: str) -> bool:
         """See `ObjectStore.exists`."""
-        return self._path(key).exists()
+        with _disk_errors():
+            return self._path(key).exists()
 
     def keys(self, prefix: str) -> list[str]:
         """See `ObjectStore.keys`."""
-        below = self._path(prefix)
-        return sorted(path.relative_to(self._root).as_posix() for path in below.rglob("*") if path.is_file())
+        walk = os.walk(self._path(prefix))  # passes over directories that vanish on the way
+        return sorted(Path(top, name).relative_to(self._root).as_posix() for top, _, names in walk for name in names)
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`; directories that become empty go too."""
         path = self._path(key)
-        path.unlink(missing_ok=True)
+        with _disk_errors():
+            path.unlink(missing_ok=True)
         for parent in path.parents:
             if parent == self._root:
                 return
@@ -134,26 +136,36 @@ class DirectoryStore:
     @contextmanager
     def _staged(self) -> Iterator[tuple[Path, IO[bytes]]]:
         staged = self._staging / uuid.uuid4().hex
-        try:
-            with staged.open("xb") as file:
-                yield staged, file
-        finally:
-            staged.unlink(missing_ok=True)
+        with _disk_errors():
+            try:
+                with staged.open("xb") as file:
+                    yield staged, file
+            finally:
+                staged.unlink(missing_ok=True)
 
     def _link(self, staged: Path, file: IO[bytes], key: str) -> bool:
         file.flush()
         os.fsync(file.fileno())
         path = self._path(key)
-        while True:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        while staged.exists():
             try:
+                fresh = self._make_parents(path)
                 os.link(staged, path)
+                for directory in (path.parent, *fresh):
+                    _sync_directory(directory)
+            except FileNotFoundError:  # a concurrent delete took an empty directory away: make it again
+                continue
             except FileExistsError:
                 return False
-            except FileNotFoundError:  # a concurrent delete took the empty directory away: make it again
-                continue
-            _sync_directory(path.parent)
             return True
+        raise StoreUnavailable("Something else removes files from the object store's staging directory.")
+
+    def _make_parents(self, path: Path) -> list[Path]:
+        """Make the directories above `path`; returns those that got a new entry, and so must be synced."""
+        missing = [parent for parent in path.parents if not parent.exists()]
+        for parent in reversed(missing):
+            parent.mkdir(exist_ok=True)
+        return [parent.parent for parent in missing]
 
 
 def _sync_directory(path: Path) -> None:
@@ -162,6 +174,16 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        raise StoreUnavailable(f"The object store's disk does not work: {error.strerror}.") from error
 
 
 class S3Store:
@@ -209,7 +231,7 @@ class S3Store:
     def exists(self, key: str) -> bool:
         """See `ObjectStore.exists`."""
         with _s3_errors(key):
-            return bool(self._fs.exists(self._path(key), refresh=True))
+            return bool(self._fs.exists(self._path(key)))
 
     def keys(self, prefix: str) -> list[str]:
         """See `ObjectStore.keys`."""
@@ -225,8 +247,11 @@ class S3Store:
     def ping(self) -> None:
         """See `ObjectStore.ping`."""
         bucket = self._root.split("/", 1)[0]
-        with _s3_errors(bucket):
-            self._fs.call_s3("head_bucket", Bucket=bucket)
+        try:
+            with _s3_errors(bucket):
+                self._fs.call_s3("head_bucket", Bucket=bucket)
+        except ObjectMissing as error:
+            raise StoreUnavailable(f"The bucket {bucket} does not exist.") from error
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"

@@ -7,16 +7,18 @@ same methods; this file does not know which.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
-from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from ingest import ids
-from ingest.errors import StoreUnavailable
+from ingest.errors import StoreRefused, StoreUnavailable
 from ingest.model import Chunk, Match
 
 SCROLL_PAGE = 2_000
@@ -191,5 +193,10 @@ def _of_revision(document_id: str, revision: int) -> models.Filter:
 def _qdrant_errors() -> Iterator[None]:
     try:
         yield
-    except (ApiException, ResponseHandlingException, httpx.HTTPError, ConnectionError) as error:
+    except UnexpectedResponse as error:
+        status = error.status_code or 0
+        if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise StoreRefused(f"Qdrant refused with status {status}. Check its address and key.") from error
+        raise StoreUnavailable(f"Qdrant does not answer as it should: status {status}.") from error
+    except (ApiException, QdrantException, httpx.HTTPError, ConnectionError) as error:
         raise StoreUnavailable(f"Qdrant does not answer: {type(error).__name__}.") from error

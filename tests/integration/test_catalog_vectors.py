@@ -155,7 +155,6 @@ def test_registering_again_returns_the_document_that_is_there(stores: Stores) ->
     assert (again.filename, again.created_at, again.published_revision) == ("first.pdf", first.created_at, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="secantusdb answers null to the losers of a racing upsert: ValidationError")
 def test_registering_at_the_same_moment_gives_everybody_the_same_document(stores: Stores) -> None:
     """Many clients send the same new file at once: one of them registers it, and all are told the same."""
     for round_number in range(10):
@@ -167,7 +166,6 @@ def test_registering_at_the_same_moment_gives_everybody_the_same_document(stores
         assert len({document.filename for document in at_once(8, register)}) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="register() clears deleted_at and leaves published_revision as it is")
 def test_a_deleted_document_comes_back_unpublished(stores: Stores, database: Database[dict[str, Any]]) -> None:
     """Sent again after its delete, a document is not searchable before it was ingested again."""
     stores.catalog.register(a_document("d"))

@@ -79,7 +79,6 @@ def test_of_submits_at_the_same_moment_one_inserts(jobs: JobStore) -> None:
     created = [job for job in inserted if job is not None]
     assert len(created) == 1
     assert jobs.find(TENANT, limit=50) == created
-    assert jobs.queued() == 1
 
 
 def test_an_inserted_job_is_what_is_read_back(jobs: JobStore) -> None:
@@ -104,7 +103,6 @@ def test_preparing_again_and_at_the_same_moment_changes_nothing(jobs: JobStore) 
     """Any number of processes may start together."""
     insert(jobs)
     assert at_once(4, lambda _: jobs.prepare()) == [None] * 4
-    assert jobs.queued() == 1
 
 
 @pytest.mark.parametrize("round_number", range(3))
@@ -188,12 +186,9 @@ def test_after_a_second_claim_the_first_holder_writes_nothing(
 @pytest.mark.parametrize("give_up", ["release", "requeue"])
 @pytest.mark.parametrize("write", WRITES)
 def test_who_gave_the_job_back_writes_nothing(
-    jobs: JobStore, database: Database[dict[str, Any]], write: str, give_up: str, request: pytest.FixtureRequest
+    jobs: JobStore, database: Database[dict[str, Any]], write: str, give_up: str
 ) -> None:
     """After a release or requeue nobody holds the job, although the epoch has not risen yet."""
-    if write not in {"settle", "requeue", "release"}:
-        reason = "the fence is taken from the last record read, whose holder is None by then: None matches None"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     insert(jobs)
     held = claim(jobs)
     WRITES[give_up](held)
@@ -231,10 +226,9 @@ def test_a_lease_is_judged_by_time_alone(database: Database[dict[str, Any]]) -> 
 
 
 def test_a_claim_does_not_take_a_lease_that_was_just_renewed(
-    jobs: JobStore, database: Database[dict[str, Any]], request: pytest.FixtureRequest
+    jobs: JobStore, database: Database[dict[str, Any]]
 ) -> None:
     """The holder renews between a claimer's look and its compare-and-set: the lease runs, so the claim fails."""
-    request.applymarker(pytest.mark.xfail(strict=True, reason="the compare-and-set leaves out lease.expires_at"))
     insert(jobs)
     held = claim(jobs, "a")
     expire(database, held.job.job_id)
@@ -243,11 +237,8 @@ def test_a_claim_does_not_take_a_lease_that_was_just_renewed(
     assert jobs._claim_one(seen, "b", jobs.now()) is None
 
 
-def test_a_claim_does_not_take_a_job_that_was_just_closed(
-    jobs: JobStore, database: Database[dict[str, Any]], request: pytest.FixtureRequest
-) -> None:
+def test_a_claim_does_not_take_a_job_that_was_just_closed(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
     """Collected and closed between a claimer's look and its compare-and-set: the document may have a new job by now."""
-    request.applymarker(pytest.mark.xfail(strict=True, reason="the compare-and-set leaves out `open`"))
     insert(jobs)
     held = claim(jobs, "a")
     held.settle(JobState.SUCCEEDED)
@@ -359,12 +350,12 @@ def test_an_unpublished_job_closes_as_it_settles(
 
 
 def test_a_requeued_job_waits(jobs: JobStore) -> None:
-    """It is queued with its error, is not claimable before the delay has passed, and is then attempt 2."""
+    """It is queued, its attempt has the error; it is not claimable before the delay has passed, and is then attempt 2."""
     insert(jobs)
     held = claim(jobs)
     held.requeue(FAILURE, delay_s=0.3)
     waiting = jobs.job(TENANT, held.job.job_id)
-    assert (waiting.state, waiting.error, waiting.lease.holder) == (JobState.QUEUED, FAILURE, None)
+    assert (waiting.state, waiting.error, waiting.lease.holder) == (JobState.QUEUED, None, None)
     assert (waiting.attempts[0].outcome, waiting.attempts[0].error) == ("requeued", FAILURE)
     assert jobs.claim("b") is None
     time.sleep(0.35)

@@ -156,12 +156,3 @@ def test_lists_by_state_are_by_the_state_that_is_shown(jobs: JobStore, database:
     for state in JobState:
         listed = {job.job_id for job in jobs.find(TENANT, limit=9, state=state)}
         assert listed == {job_id for job_id, its in shown.items() if its is state}
-
-
-def test_only_waiting_jobs_count_as_queued(jobs: JobStore) -> None:
-    """`queued` counts what waits, of every tenant: neither what runs nor what has ended."""
-    for number in range(4):
-        insert(jobs, f"d{number}", tenant=f"t{number % 2}")
-    claim(jobs)
-    claim(jobs).settle(JobState.SUCCEEDED)
-    assert jobs.queued() == 2

@@ -2,6 +2,9 @@
 
 import asyncio
 import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,12 @@ from pymongo.database import Database
 
 from ingest import ids
 from ingest.errors import PageUnreadable, StoreUnavailable, WorkerCrashed
-from ingest.model import Job, JobState, PageFailure, PipelineSpec, Stage
+from ingest.model import Job, JobState, PageFailure, PipelineSpec, Revision, Stage
 from ingest.pipeline import Pipeline
+from ingest.revisions import roll_back
 from ingest.settings import Settings
 from ingest.stores import Stores
-from ingest.stores.jobs import HeldJob
+from ingest.stores.jobs import HeldJob, JobStore
 from ingest.submission import Upload, submit
 from tests.conftest import PIPELINE
 from tests.integration.engines import Hook, InlineEngine, no_hook
@@ -41,7 +45,8 @@ def upload(tmp_path: Path) -> Upload:
 class Bench:
     """One document on its way, driven by hand."""
 
-    def __init__(self, stores: Stores, settings: Settings, upload: Upload) -> None:
+    def __init__(self, database: DatabaseOf, stores: Stores, settings: Settings, upload: Upload) -> None:
+        self.database = database
         self.stores = stores
         self.settings = settings
         self.upload = upload
@@ -81,9 +86,9 @@ class Bench:
 
 
 @pytest.fixture
-def bench(stores: Stores, settings: Settings, upload: Upload) -> Bench:
+def bench(database: DatabaseOf, stores: Stores, settings: Settings, upload: Upload) -> Bench:
     """A bench with empty stores."""
-    return Bench(stores, settings.model_copy(update={"embedding_batch_chunks": 2}), upload)
+    return Bench(database, stores, settings.model_copy(update={"embedding_batch_chunks": 2}), upload)
 
 
 def failing(call: str, number: int, error: BaseException, times: int = 1) -> Hook:
@@ -275,6 +280,72 @@ async def test_a_crash_between_the_two_publish_writes_is_finished_by_the_next_cl
     bench.assert_published_exactly(ended)
 
 
+@pytest.mark.parametrize("write", ["decide_publish", "publish", "settle"])
+async def test_a_publish_whose_reply_is_lost_is_never_rolled_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """Applied but not heard of, with no attempt left: what may be visible stays whole, and the next claim finishes."""
+    bench.settings = bench.settings.model_copy(update={"max_attempts": 1})
+    job = bench.submit()
+    held = bench.claim()
+    target: object = bench.stores.catalog if write == "publish" else held
+    applied = getattr(target, write)
+
+    def reply_lost(*args: Any, **kwargs: Any) -> None:
+        applied(*args, **kwargs)
+        raise StoreUnavailable("The reply was lost.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, write, reply_lost)
+        patch.setattr(Pipeline, "_may_try_again", lambda _self: False)
+        await bench.run(held)
+    shown = bench.stores.catalog.document("default", job.document_id).published_revision
+    assert shown == (None if write == "decide_publish" else 1)
+    await asyncio.sleep(bench.settings.retry_delay_s * 4)
+    _expire_leases(bench.database)
+    ended = await bench.run(bench.claim("next"))
+    assert ended.state is JobState.SUCCEEDED
+    bench.assert_published_exactly(ended)
+
+
+async def test_a_decided_publish_is_finished_however_many_attempts_it_took(bench: Bench, database: DatabaseOf) -> None:
+    """Attempts and deadline bound the way to the decision, not what follows it."""
+    bench.settings = bench.settings.model_copy(update={"max_attempts": 1})
+    job = bench.submit()
+    for _ in range(3):
+        held = bench.claim()
+        held.decide_publish = _killed_after(held.decide_publish)  # type: ignore[method-assign]  # crash right there
+        with pytest.raises(Killed):
+            await bench.run(held)
+        _expire_leases(database)
+    past = bench.stores.jobs.now() - timedelta(seconds=1)
+    asked = {"deadline_at": past, "cancel_requested_at": past}
+    database["jobs"].update_one({"_id": job.job_id}, {"$set": asked})
+    ended = await bench.run(bench.claim("last"))
+    assert ended.state is JobState.SUCCEEDED
+    bench.assert_published_exactly(ended)
+
+
+async def test_a_rollback_that_takes_longer_than_the_lease_keeps_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is renewed while rows are removed: nobody else can begin in the middle of it."""
+    bench.settings = bench.settings.model_copy(update={"max_attempts": 1, "lease_ttl_s": 1.0})
+    bench.stores = replace(bench.stores, jobs=JobStore(bench.database, lease_ttl_s=1.0, job_timeout_s=60))
+    bench.submit()
+    stolen: list[HeldJob | None] = []
+
+    def slow(stores: Stores, revision: Revision) -> None:
+        time.sleep(2.5)
+        stolen.append(stores.jobs.claim("thief"))
+        roll_back(stores, revision)
+
+    monkeypatch.setattr("ingest.revisions.roll_back", slow)
+    ended = await bench.run(bench.claim(), failing("inspect", 0, WorkerCrashed("It died.")))
+    assert stolen == [None]
+    assert ended.state is JobState.FAILED
+
+
 async def test_a_crash_before_collection_is_collected_by_the_next_claim(
     bench: Bench, database: DatabaseOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +465,14 @@ async def test_a_cancelled_coroutine_gives_the_job_back(bench: Bench) -> None:
         await attempt
     ended = await bench.run(bench.claim("next"))
     assert [attempt.outcome for attempt in ended.attempts] == ["released", "succeeded"]
+
+
+def _killed_after(write: Callable[[], None]) -> Callable[[], None]:
+    def killed() -> None:
+        write()
+        raise Killed
+
+    return killed
 
 
 def _expire_leases(database: DatabaseOf) -> None:

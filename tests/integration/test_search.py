@@ -121,7 +121,6 @@ def test_a_point_without_its_chunk_is_not_a_hit(stores: Stores) -> None:
     assert [hit.chunk_id for hit in hits(stores)] == ids.chunk_ids("d", 1, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="the hits of the collected revision are dropped, and nothing is asked again")
 def test_a_version_that_is_replaced_during_a_search_does_not_vanish(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:

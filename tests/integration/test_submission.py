@@ -81,7 +81,6 @@ def test_the_same_bytes_get_the_same_job_while_it_is_active(stores: Stores, tmp_
     assert len(stores.jobs.find(TENANT, limit=9)) == 1
 
 
-@pytest.mark.xfail(strict=False, reason="Catalog.register fails when it races: see test_catalog_vectors.py")
 def test_submits_at_the_same_moment_get_one_document_and_one_job(stores: Stores, upload: Upload) -> None:
     """Twelve at once: one of them created the job, and all are told the same job id."""
     accepted = at_once(12, lambda _: send(stores, upload))
@@ -209,7 +208,6 @@ def test_a_submit_waits_for_a_collection_and_gives_up_politely(
     assert send(stores, upload, pipeline=OTHER).created
 
 
-@pytest.mark.xfail(strict=True, reason="the retry is answered with the open job, and nobody puts the source again")
 def test_a_submit_that_died_after_the_insert_is_repaired_by_sending_again(
     stores: Stores, upload: Upload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
