@@ -56,7 +56,11 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
     _refuse_taken_port(settings)
     with ExitStack() as stack:
         report("Ray")
-        dashboard_url = _join_or_start_ray(settings, stack)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` in a Ray job is this one
+        joined = _join_ray(settings)
+        ray_context = joined or _start_ray(settings)
+        stack.callback(ray.shutdown)
         mongodb = None
         if settings.mongodb_uri is None:
             report("embedded MongoDB")
@@ -71,12 +75,12 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         blueprint = resolve(settings, mongodb_uri=None if mongodb is None else mongodb.uri)
         prepare(blueprint)
         report("supervisor and HTTP interface")
-        stack.callback(serve.delete, APP_NAME)
+        stack.callback(_stop_serve, leave_ray=joined is not None)
         _start_serve(blueprint)
         stack.callback(stop_supervisor)
         start_supervisor(blueprint)
         _wait_until_ready(settings)
-        yield Running(blueprint, dashboard_url, mongodb)
+        yield Running(blueprint, f"http://{ray_context.dashboard_url}", mongodb)
 
 
 def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
@@ -111,22 +115,16 @@ def _refuse_taken_port(settings: Settings) -> None:
         )
 
 
-def _join_or_start_ray(settings: Settings, stack: ExitStack) -> str:
-    """Join the cluster that is named or found, else start one; either way leave it (or stop it) at the end."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` in a Ray job is this one
-    address = settings.ray_address
-    if address is None:
-        try:
-            context = ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError:
-            address = "local"
-    if address == "local":
-        context = _start_ray(settings)
-    elif address is not None:
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    stack.callback(ray.shutdown)
-    return f"http://{context.dashboard_url}" if context.dashboard_url else ""
+def _join_ray(settings: Settings) -> Any:
+    """Join the cluster that is named or found; None where one is to be started."""
+    if settings.ray_address == "local":
+        return None
+    try:
+        return ray.init(address=settings.ray_address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError:
+        if settings.ray_address is None:
+            return None
+        raise ConfigurationError(f"No Ray cluster answers at FANFOLD_RAY_ADDRESS={settings.ray_address}.") from None
 
 
 def _start_ray(settings: Settings) -> Any:
@@ -159,6 +157,13 @@ def _start_serve(blueprint: Blueprint) -> None:
         application(settings, partial(connect_service, blueprint)), name=APP_NAME, logging_config=quiet
     )
     serve.run_many([target], wait_for_applications_running=False)
+
+
+def _stop_serve(*, leave_ray: bool) -> None:
+    """Let replicas finish what they answer, then end them; Serve too, where Ray goes on and nobody else uses it."""
+    serve.delete(APP_NAME)
+    if leave_ray and not serve.status().applications:
+        serve.shutdown()  # type: ignore[no-untyped-call]  # Ray ships it untyped
 
 
 def _wait_until_ready(settings: Settings) -> None:

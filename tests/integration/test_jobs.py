@@ -350,7 +350,7 @@ def test_an_unpublished_job_closes_as_it_settles(
 
 
 def test_a_requeued_job_waits(jobs: JobStore) -> None:
-    """It is queued, its attempt has the error; it is not claimable before the delay has passed, and is then attempt 2."""
+    """It is queued, its attempt has the error; it is not claimable before the delay has passed, and then attempt 2."""
     insert(jobs)
     held = claim(jobs)
     held.requeue(FAILURE, delay_s=0.3)
