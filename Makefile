@@ -16,10 +16,11 @@ help:  ## Show this list
 install: $(READY)  ## Create .venv from the lock file (done by the others when needed)
 
 $(READY): requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
-	$(BIN)/python -m pip install --quiet --progress-bar off -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "Installing the locked packages into $(VENV) (minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --upgrade "pip>=25"
+	@$(BIN)/python -m pip install -qq -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 demo: $(READY)  ## Start Fanfold, ingest the sample PDFs, search them, stop
@@ -53,9 +54,11 @@ bench: $(READY)  ## Measure: against a plain loop over the same libraries
 
 lock:  ## Resolve the dependencies again and write requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --upgrade "pip>=25" "setuptools>=77"
-	build/lock/bin/python -m pip install --quiet ".[embedded,models,dev]" "torch==2.13.0"
-	build/lock/bin/python -m pip freeze --all --exclude fanfold --exclude pip | sed -E 's/\+cpu$$//' > requirements.lock
+	build/lock/bin/python -m pip install -qq --upgrade "pip>=25"
+	build/lock/bin/python -m pip install -qq "torch==2.13.0"
+	build/lock/bin/python -m pip install -qq ".[embedded,models,dev]"
+	build/lock/bin/python -m pip freeze --all --exclude fanfold --exclude pip \
+		| sed -E 's/\+cpu$$//' | grep -vE '^(nvidia|cuda|triton)' > requirements.lock  # torch brings its own CUDA where it needs it
 
 clean:  ## Remove the environment and everything that was built
 	rm -rf $(VENV) build samples/pdf *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
