@@ -45,8 +45,8 @@ format: $(READY)  ## Put the code in shape
 corpus: $(READY)  ## Ingest every PDF of the robustness corpus (../shared/corpus); prints a table of outcomes
 	$(BIN)/pytest -m slow -s tests/e2e/test_corpus.py
 
-crash: $(READY)  ## Kill real processes in the middle of real work
-	$(BIN)/pytest tests/crash
+crash: $(READY)  ## Kill real processes: every fault point times every fault; writes docs/crash-report.md (long)
+	$(BIN)/pytest -m slow tests/crash/test_matrix.py
 
 bench: $(READY)  ## Measure: against a plain loop over the same libraries
 	$(BIN)/python -m benchmarks.extraction

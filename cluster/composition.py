@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from qdrant_client import QdrantClient
 
 from cluster.embedded import EMBEDDED_QDRANT_URL, EmbeddedQdrant
+from ingest import faults
 from ingest.activities import Activities
 from ingest.errors import ConfigurationError
 from ingest.fingerprints import pipeline_of
@@ -18,11 +19,13 @@ from ingest.stages.embedding import embedding_dimension, max_tokens
 from ingest.stages.models import embedding_model_path
 from ingest.stores import Stores, mongo
 from ingest.stores.catalog import Catalog
-from ingest.stores.jobs import JobStore
-from ingest.stores.objects import open_object_store
+from ingest.stores.jobs import HeldJob, JobStore
+from ingest.stores.objects import DirectoryStore, S3Store, open_object_store
 from ingest.stores.vectors import QdrantApi, VectorStore, collection_name
+from ingest.telemetry import configure_logging
 
 QDRANT_TIMEOUT_S = 30
+STORE_CLASSES = (JobStore, HeldJob, Catalog, VectorStore, DirectoryStore, S3Store)
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,19 @@ def connect(blueprint: Blueprint) -> Stores:
 
 
 @lru_cache(maxsize=1)
+def enter(blueprint: Blueprint) -> Stores:
+    """What every process that Fanfold starts (task, actor, replica) does first: log, arm faults, connect."""
+    settings = blueprint.settings
+    configure_logging(settings.log_level)
+    if settings.faults is not None:
+        faults.arm(settings.faults, STORE_CLASSES)
+    return connect(blueprint)
+
+
+@lru_cache(maxsize=1)
 def activities(blueprint: Blueprint) -> Activities:
     """This process's activities, with the models and PDFs that they keep open."""
-    return Activities(connect(blueprint), blueprint.settings)
+    return Activities(enter(blueprint), blueprint.settings)
 
 
 def prepare(blueprint: Blueprint) -> None:

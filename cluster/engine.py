@@ -20,6 +20,7 @@ from cluster import tasks
 from cluster.composition import Blueprint
 from cluster.scheduler import FairScheduler
 from ingest.errors import FanfoldError, OutOfMemory, WorkerCrashed, WorkTimeout
+from ingest.faults import fault_point
 from ingest.model import ChunkPlan, Inspection, Revision
 from ingest.telemetry import get_logger
 
@@ -70,6 +71,7 @@ class RayEngine:
         self._scheduler = scheduler
         self._embedders = EmbedderPool(blueprint)
 
+    @fault_point("ray.inspect", error=WorkerCrashed)
     async def inspect(self, revision: Revision) -> Inspection:
         """See `Activities.inspect`. The embedders' models load meanwhile."""
         self._embedders.start()
@@ -77,23 +79,27 @@ class RayEngine:
         inspection: Inspection = await self._result(task.remote(self._blueprint, revision))
         return inspection
 
+    @fault_point("ray.read_page", error=WorkerCrashed)
     async def read_page(self, revision: Revision, page_number: int) -> None:
         """See `Activities.read_page`."""
         task = tasks.read_page.options(name=f"ocr {_shown(revision)} page {page_number}")
         async with self._scheduler.slot(revision.document_id):
             await self._result(task.remote(self._blueprint, revision, page_number))
 
+    @fault_point("ray.cut", error=WorkerCrashed)
     async def cut(self, revision: Revision) -> ChunkPlan:
         """See `Activities.cut`."""
         task = tasks.cut.options(name=f"cut {_shown(revision)}")
         plan: ChunkPlan = await self._result(task.remote(self._blueprint, revision))
         return plan
 
+    @fault_point("ray.embed", error=WorkerCrashed)
     async def embed(self, revision: Revision, batch: int) -> None:
         """See `Activities.embed`."""
         async with self._embedders.embedder() as actor:
             await self._result(actor.embed.remote(revision, batch), stoppable=False)
 
+    @fault_point("ray.store", error=WorkerCrashed)
     async def store(self, revision: Revision, batch: int) -> None:
         """See `Activities.store`."""
         task = tasks.store.options(name=f"store {_shown(revision)} batch {batch}")

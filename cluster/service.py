@@ -16,7 +16,7 @@ import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from cluster.composition import Blueprint, connect, prepare, resolve
+from cluster.composition import Blueprint, enter, prepare, resolve
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
 from cluster.ports import free_port, is_free
 from cluster.supervisor import probe_supervisor, start_supervisor, stop_supervisor
@@ -85,7 +85,7 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
 
 def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
     """What a replica of the HTTP interface works with."""
-    stores = connect(blueprint)
+    stores = enter(blueprint)
     return Service(
         stores=stores,
         pipeline=blueprint.pipeline,

@@ -13,14 +13,16 @@ from typing import Any
 import ray
 import structlog
 
-from cluster.composition import Blueprint, connect
+from cluster.composition import Blueprint, enter
 from cluster.embedded import NAMESPACE
 from cluster.engine import RayEngine, cluster_cpus
 from cluster.scheduler import FairScheduler
+from ingest import faults
 from ingest.errors import ConfigurationError, StoreUnavailable
 from ingest.pipeline import Pipeline
+from ingest.stores import Stores
 from ingest.stores.jobs import HeldJob
-from ingest.telemetry import configure_logging, get_logger
+from ingest.telemetry import get_logger
 
 SUPERVISOR_ACTOR = "supervisor"
 STOP_TIMEOUT_S = 15.0
@@ -32,9 +34,9 @@ log = get_logger()
 class Supervisor:
     """One claim loop. `run` returns when `stop` was called and every job is settled or released."""
 
-    def __init__(self, blueprint: Blueprint) -> None:
+    def __init__(self, blueprint: Blueprint, stores: Stores) -> None:
         self._blueprint = blueprint
-        self._stores = connect(blueprint)
+        self._stores = stores
         self._holder = str(uuid.uuid4())
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -92,9 +94,11 @@ class SupervisorActor:
     """Keeps a supervisor running on a thread with its own event loop, so that a restarted actor goes on by itself."""
 
     def __init__(self, blueprint: Blueprint) -> None:
-        configure_logging(blueprint.settings.log_level)
+        stores = enter(blueprint)
+        if blueprint.settings.faults is not None:
+            faults.arm(blueprint.settings.faults, [RayEngine])
         self._loop = asyncio.new_event_loop()
-        self._supervisor = Supervisor(blueprint)
+        self._supervisor = Supervisor(blueprint, stores)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
 

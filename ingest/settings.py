@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     chunk_tokens: int = Field(200, ge=16, description="Most tokens in one chunk.")
     chunk_overlap_tokens: int = Field(30, ge=0, description="Tokens that neighbouring chunks share at most.")
 
+    faults: Path | None = Field(None, description="For tests only: a plan of faults, see `ingest/faults.py`.")
     keep_source: bool = Field(False, description="Keep the PDF after its document is published.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 

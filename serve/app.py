@@ -48,7 +48,6 @@ class Api:
             return vector
 
         self._service = connect(embed_query)
-        configure_logging(self._service.settings.log_level)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._service)

@@ -10,6 +10,7 @@ from pymongo.errors import DuplicateKeyError
 
 from ingest import ids
 from ingest.errors import NotFound
+from ingest.faults import fault_point
 from ingest.model import Chunk, Document, StoredChunk
 from ingest.stores.mongo import mongo_errors
 
@@ -29,6 +30,7 @@ class Catalog:
                 [("document_id", ASCENDING), ("revision", ASCENDING), ("chunk_index", ASCENDING)], unique=True
             )
 
+    @fault_point("catalog.register")
     def register(self, document: Document) -> Document:
         """Add the document, or return the one that is there; a deleted one comes back, unpublished. Safe to race."""
         fresh = document.model_dump(by_alias=True, exclude={"document_id"})
@@ -39,6 +41,7 @@ class Catalog:
             self._documents.update_one({"_id": document.document_id, "deleted_at": {"$ne": None}}, {"$set": revived})
         return self.document(document.tenant, document.document_id)
 
+    @fault_point("catalog.document")
     def document(self, tenant: str, document_id: str) -> Document:
         """The tenant's document. Raises `NotFound`, also for a deleted one."""
         with mongo_errors():
@@ -47,6 +50,7 @@ class Catalog:
             raise NotFound(f"There is no document {document_id}.")
         return Document.model_validate(found)
 
+    @fault_point("catalog.documents")
     def documents(self, tenant: str, document_ids: Iterable[str]) -> dict[str, Document]:
         """Those of the documents that the tenant has and that are not deleted, by id."""
         condition = {"_id": {"$in": list(document_ids)}, "tenant": tenant, "deleted_at": None}
@@ -54,11 +58,13 @@ class Catalog:
             found = [Document.model_validate(record) for record in self._documents.find(condition)]
         return {document.document_id: document for document in found}
 
+    @fault_point("catalog.advance")
     def advance(self, document_id: str, revision: int) -> None:
         """Make `revision` the latest one, unless a later one is known; repeating changes nothing."""
         with mongo_errors():
             self._documents.update_one({"_id": document_id}, {"$max": {"latest_revision": revision}})
 
+    @fault_point("catalog.publish")
     def publish(self, document_id: str, revision: int, *, page_count: int, chunk_count: int) -> bool:
         """Make the revision's chunks visible, all at once; False when it is not the latest or the document is gone.
 
@@ -71,6 +77,7 @@ class Catalog:
             )
         return result.matched_count == 1
 
+    @fault_point("catalog.upsert_chunks")
     def upsert_chunks(self, tenant: str, document_id: str, revision: int, chunks: Sequence[Chunk]) -> None:
         """Write the chunks under this revision, invisible until it is published; repeating changes nothing."""
         writes = [
@@ -80,12 +87,14 @@ class Catalog:
         with mongo_errors():
             self._chunks.bulk_write(writes, ordered=False)
 
+    @fault_point("catalog.chunk_ids")
     def chunk_ids(self, document_id: str, revision: int) -> set[str]:
         """The ids of every chunk of this revision, read back from the store."""
         with mongo_errors():
             found = self._chunks.find({"document_id": document_id, "revision": revision}, {"_id": 1})
             return {record["_id"] for record in found}
 
+    @fault_point("catalog.chunks")
     def chunks(self, document: Document, *, limit: int, after: int = -1) -> list[StoredChunk]:
         """The published chunks in order, from the one behind chunk index `after`; none of an unpublished document."""
         if document.published_revision is None:
@@ -99,17 +108,20 @@ class Catalog:
             found = self._chunks.find(condition).sort("chunk_index", ASCENDING).limit(limit)
             return [StoredChunk.model_validate(record) for record in found]
 
+    @fault_point("catalog.chunks_by_id")
     def chunks_by_id(self, tenant: str, chunk_ids: Sequence[str]) -> Mapping[str, StoredChunk]:
         """Those of the chunks that the tenant has, by id."""
         with mongo_errors():
             found = self._chunks.find({"_id": {"$in": list(chunk_ids)}, "tenant": tenant})
             return {record["_id"]: StoredChunk.model_validate(record) for record in found}
 
+    @fault_point("catalog.delete_revision")
     def delete_revision(self, document_id: str, revision: int) -> None:
         """Remove this revision's chunks."""
         with mongo_errors():
             self._chunks.delete_many({"document_id": document_id, "revision": revision})
 
+    @fault_point("catalog.delete_older_revisions")
     def delete_older_revisions(self, document_id: str, revision: int) -> None:
         """Remove the chunks of every revision of the document before this one."""
         with mongo_errors():

@@ -16,6 +16,7 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from ingest.errors import CancelRequested, LeaseLost, NotFound
+from ingest.faults import fault_point
 from ingest.model import (
     RELEASED,
     Attempt,
@@ -56,12 +57,14 @@ class JobStore:
             self._jobs.create_index([("open", ASCENDING), ("state", ASCENDING), ("available_at", ASCENDING)])
             self._jobs.create_index([("tenant", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)])
 
+    @fault_point("jobs.now")
     def now(self) -> datetime:
         """The database's clock: the only one by which leases and waits are judged."""
         with mongo_errors():
             local_time: datetime = self._jobs.database.client.admin.command("hello")["localTime"]
         return local_time.replace(tzinfo=UTC)
 
+    @fault_point("jobs.insert")
     def insert(self, *, tenant: str, document_id: str, revision: int, pipeline: PipelineSpec) -> Job | None:
         """Add a queued job, durable on return; None when the document has an open job or this revision already."""
         now = self.now()
@@ -92,6 +95,7 @@ class JobStore:
                 return None
         return Job.model_validate(record)
 
+    @fault_point("jobs.job")
     def job(self, tenant: str, job_id: str) -> Job:
         """The tenant's job. Raises `NotFound`."""
         with mongo_errors():
@@ -100,12 +104,14 @@ class JobStore:
             raise NotFound(f"There is no job {job_id}.")
         return Job.model_validate(found)
 
+    @fault_point("jobs.latest")
     def latest(self, document_id: str) -> Job | None:
         """The document's newest job, which is the open one if any is."""
         with mongo_errors():
             found = self._jobs.find_one({"document_id": document_id}, sort=[("revision", DESCENDING)])
         return None if found is None else Job.model_validate(found)
 
+    @fault_point("jobs.find")
     def find(
         self,
         tenant: str,
@@ -127,6 +133,7 @@ class JobStore:
             found = self._jobs.find(condition).sort([("created_at", DESCENDING), ("_id", DESCENDING)]).limit(limit)
             return [Job.model_validate(record) for record in found]
 
+    @fault_point("jobs.claim")
     def claim(self, holder: str) -> "HeldJob | None":
         """Take the job that has waited longest: a queued one, or one whose holder's lease has run out.
 
@@ -200,19 +207,23 @@ class HeldJob:
         self._lease = job.lease  # the claim's, whatever is written to the record later
         self.job = job
 
+    @fault_point("jobs.renew")
     def renew(self) -> Job:
         """Push the lease's end away; the returned record shows a cancel request, if there is one."""
         return self._write({"lease.expires_at": self._store.lease_end()})
 
+    @fault_point("jobs.repin")
     def repin(self, pipeline: PipelineSpec) -> None:
         """Record the pipeline that this attempt really runs."""
         self._write({"pipeline": pipeline.model_dump()})
 
+    @fault_point("jobs.start_stage")
     def start_stage(self, stage: Stage) -> None:
         """The stage's work begins, or goes on after a crash (its first start is kept)."""
         started_at = self.job.stages[stage].started_at or self._store.now()
         self._write({f"stages.{stage}.status": StageStatus.RUNNING, f"stages.{stage}.started_at": started_at})
 
+    @fault_point("jobs.finish_stage")
     def finish_stage(self, stage: Stage, checkpoint: str | None = None) -> None:
         """The stage's output is durable, under `checkpoint` if it has one."""
         self._write(
@@ -223,14 +234,17 @@ class HeldJob:
             }
         )
 
+    @fault_point("jobs.report")
     def report(self, counts: Mapping[str, int]) -> None:
         """Raise the counters of `Progress`; they never fall."""
         self._update({"$max": {f"progress.{name}": count for name, count in counts.items()}})
 
+    @fault_point("jobs.record_failed_pages")
     def record_failed_pages(self, failed_pages: list[FailedPage]) -> None:
         """Replace the list of pages that are given up."""
         self._write({"failed_pages": [page.model_dump() for page in failed_pages]})
 
+    @fault_point("jobs.decide_publish")
     def decide_publish(self) -> None:
         """The compare-and-set after which the revision will be published, come what may.
 
@@ -251,12 +265,14 @@ class HeldJob:
                 raise CancelRequested("The job was cancelled before it was published.") from None
             raise
 
+    @fault_point("jobs.settle")
     def settle(self, state: JobState, error: Failure | None = None) -> None:
         """Reach a terminal state. A published job stays open until `close`, for collection; the others close here."""
         published = state in PUBLISHED
         change = {"state": state, "error": None if error is None else error.model_dump(), "open": published}
         self._write(change | self._attempt_end(state, error), state=JobState.RUNNING)
 
+    @fault_point("jobs.requeue")
     def requeue(self, error: Failure, *, delay_s: float) -> None:
         """Give the job back for another attempt after `delay_s` seconds; the error is the attempt's."""
         available_at = self._store.now() + timedelta(seconds=delay_s)
@@ -268,12 +284,14 @@ class HeldJob:
         }
         self._write(change | self._attempt_end("requeued", error), state=JobState.RUNNING)
 
+    @fault_point("jobs.release")
     def release(self) -> None:
         """Give the job back untouched, for whoever claims it next: the supervisor is shutting down."""
         now = self._store.now()
         change = {"state": JobState.QUEUED, "available_at": now, "lease.holder": None, "lease.expires_at": now}
         self._write(change | self._attempt_end(RELEASED, None), state=JobState.RUNNING)
 
+    @fault_point("jobs.close")
     def close(self) -> None:
         """Nothing of a published job is left to do: let the document have another one."""
         self._write({"open": False, "lease.holder": None}, state={"$in": PUBLISHED})

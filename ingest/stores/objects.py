@@ -17,6 +17,7 @@ import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ingest.errors import ConfigurationError, ObjectMissing, StoreUnavailable
+from ingest.faults import fault_point
 
 COPY_BUFFER_BYTES = 1024**2
 
@@ -74,23 +75,27 @@ class DirectoryStore:
         except OSError as error:
             raise ConfigurationError(f"The object store's directory cannot be created: {error.strerror}.") from error
 
+    @fault_point("objects.put")
     def put(self, key: str, data: bytes) -> bool:
         """See `ObjectStore.put`."""
         with self._staged() as (staged, file):
             file.write(data)
             return self._link(staged, file, key)
 
+    @fault_point("objects.put_file")
     def put_file(self, key: str, path: Path) -> bool:
         """See `ObjectStore.put_file`."""
         with path.open("rb") as source, self._staged() as (staged, file):
             shutil.copyfileobj(source, file, COPY_BUFFER_BYTES)
             return self._link(staged, file, key)
 
+    @fault_point("objects.get")
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
         with _disk_errors(), self.open(key) as file:
             return file.read()
 
+    @fault_point("objects.open")
     def open(self, key: str) -> IO[bytes]:
         """See `ObjectStore.open`."""
         try:
@@ -99,16 +104,19 @@ class DirectoryStore:
         except FileNotFoundError as error:
             raise ObjectMissing(f"Object {key} is gone.") from error
 
+    @fault_point("objects.exists")
     def exists(self, key: str) -> bool:
         """See `ObjectStore.exists`."""
         with _disk_errors():
             return self._path(key).exists()
 
+    @fault_point("objects.keys")
     def keys(self, prefix: str) -> list[str]:
         """See `ObjectStore.keys`."""
         walk = os.walk(self._path(prefix))  # passes over directories that vanish on the way
         return sorted(Path(top, name).relative_to(self._root).as_posix() for top, _, names in walk for name in names)
 
+    @fault_point("objects.delete")
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`; directories that become empty go too."""
         path = self._path(key)
@@ -198,6 +206,7 @@ class S3Store:
             "s3", endpoint_url=endpoint_url, use_listings_cache=False, skip_instance_cache=True
         )
 
+    @fault_point("objects.put")
     def put(self, key: str, data: bytes) -> bool:
         """See `ObjectStore.put`."""
         with _s3_errors(key):
@@ -207,6 +216,7 @@ class S3Store:
                 return False
             return True
 
+    @fault_point("objects.put_file")
     def put_file(self, key: str, path: Path) -> bool:
         """See `ObjectStore.put_file`."""
         with _s3_errors(key):
@@ -216,29 +226,34 @@ class S3Store:
                 return False
             return True
 
+    @fault_point("objects.get")
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
         with _s3_errors(key):
             data: bytes = self._fs.cat_file(self._path(key))
             return data
 
+    @fault_point("objects.open")
     def open(self, key: str) -> IO[bytes]:
         """See `ObjectStore.open`."""
         with _s3_errors(key):
             file: IO[bytes] = self._fs.open(self._path(key), "rb", cache_type="readahead")
             return file
 
+    @fault_point("objects.exists")
     def exists(self, key: str) -> bool:
         """See `ObjectStore.exists`."""
         with _s3_errors(key):
             return bool(self._fs.exists(self._path(key)))
 
+    @fault_point("objects.keys")
     def keys(self, prefix: str) -> list[str]:
         """See `ObjectStore.keys`."""
         with _s3_errors(prefix):
             found = self._fs.find(self._path(prefix), refresh=True)
         return sorted(path.removeprefix(f"{self._root}/") for path in found)
 
+    @fault_point("objects.delete")
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
         with _s3_errors(key), suppress(FileNotFoundError):

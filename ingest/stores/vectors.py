@@ -19,6 +19,7 @@ from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from ingest import ids
 from ingest.errors import StoreRefused, StoreUnavailable
+from ingest.faults import fault_point
 from ingest.model import Chunk, Match
 
 SCROLL_PAGE = 2_000
@@ -88,6 +89,7 @@ class VectorStore:
             for field, schema in INDEXED_PAYLOAD.items():
                 self._client.create_payload_index(self._collection, field_name=field, field_schema=schema)
 
+    @fault_point("vectors.upsert")
     def upsert(
         self, tenant: str, document_id: str, revision: int, chunks: Sequence[Chunk], vectors: NDArray[np.float32]
     ) -> None:
@@ -111,6 +113,7 @@ class VectorStore:
         with _qdrant_errors():
             self._client.upsert(self._collection, points=points, wait=True)
 
+    @fault_point("vectors.point_ids")
     def point_ids(self, document_id: str, revision: int) -> set[str]:
         """The ids of every point of this revision, read back from the store."""
         found: set[str] = set()
@@ -129,20 +132,24 @@ class VectorStore:
             if offset is None:
                 return found
 
+    @fault_point("vectors.count")
     def count(self) -> int:
         """All points of the collection."""
         with _qdrant_errors():
             return int(self._client.count(self._collection, exact=True).count)
 
+    @fault_point("vectors.delete_revision")
     def delete_revision(self, document_id: str, revision: int) -> None:
         """Remove this revision's points, and wait until they are gone."""
         self._delete(_of_revision(document_id, revision))
 
+    @fault_point("vectors.delete_older_revisions")
     def delete_older_revisions(self, document_id: str, revision: int) -> None:
         """Remove the points of every revision of the document before this one, and wait until they are gone."""
         older = models.FieldCondition(key="revision", range=models.Range(lt=revision))
         self._delete(models.Filter(must=[_equals("document_id", document_id), older]))
 
+    @fault_point("vectors.search")
     def search(
         self, tenant: str, vector: Sequence[float], *, limit: int, document_ids: Sequence[str] | None = None
     ) -> list[Match]:

@@ -1,0 +1,156 @@
+"""Fault points: every call has one, they cost nothing when unset, and each fault does what its name says."""
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from inspect import isfunction
+from pathlib import Path
+
+import pytest
+
+from cluster.composition import STORE_CLASSES
+from cluster.engine import RayEngine
+from ingest import faults
+from ingest.errors import StoreUnavailable, WorkerCrashed
+from ingest.faults import Fault, FaultPoint, fault_point, points_of
+from ingest.stores.jobs import JobStore
+
+START_UP_ONLY = {"prepare", "ping"}  # run before work is accepted, or to ask whether a store answers
+NO_CALL_OF_ITS_OWN = {"write_held", "lease_end"}  # HeldJob's methods and `now` carry the points
+SUBMITS = {"remote"}
+
+
+def counter() -> type:
+    """A class like a store: one call, which counts."""
+
+    class Counter:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        @fault_point("counter.add")
+        def add(self) -> int:
+            self.calls += 1
+            return self.calls
+
+        @fault_point("counter.add_later", error=WorkerCrashed)
+        async def add_later(self) -> int:
+            self.calls += 1
+            return self.calls
+
+    return Counter
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a plan."""
+
+    def write(*entries: dict[str, object]) -> Path:
+        path = tmp_path / "plan.json"
+        path.write_text(json.dumps(entries), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("owner", [*STORE_CLASSES, RayEngine], ids=lambda owner: owner.__name__)
+def test_every_public_call_has_a_point(owner: type) -> None:
+    """A new store call or Ray submission without a fault point fails here."""
+    calls = {name for name, member in vars(owner).items() if isfunction(member) and not name.startswith("_")}
+    assert calls - {name for name, _ in points_of(owner)} - START_UP_ONLY - NO_CALL_OF_ITS_OWN == set()
+
+
+def test_every_submission_to_ray_stands_in_a_marked_method() -> None:
+    """Outside start-up and health, nothing is sent to Ray but from the engine's marked methods."""
+    engine = Path("cluster/engine.py")
+    tree = ast.parse((Path(__file__).parents[2] / engine).read_text(encoding="utf-8"))
+    marked = {name for name, _ in points_of(RayEngine)}
+    for function in ast.walk(tree):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) and function.name != "_start_one":
+            submits = [node for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr in SUBMITS]
+            assert not submits or function.name in marked, function.name
+
+
+def test_a_name_is_one_call() -> None:
+    """Within a class no two calls share a point; all are named after what they belong to."""
+    for owner in (*STORE_CLASSES, RayEngine):
+        names = [point.name for _, point in points_of(owner)]
+        assert len(names) == len(set(names))
+        assert all(
+            name.split(".")[1] == attribute for (attribute, _), name in zip(points_of(owner), names, strict=True)
+        )
+
+
+def test_unarmed_a_mark_changes_nothing() -> None:
+    """The decorated function is the function itself: no wrapper, no look at any plan."""
+
+    def call() -> None: ...
+
+    assert fault_point("a.call")(call) is call
+    assert isinstance(vars(JobStore)["claim"].__fault_point__, FaultPoint)
+
+
+@pytest.mark.parametrize(("fault", "applied"), [(Fault.ERROR, 0), (Fault.LOST_REPLY, 1)])
+def test_an_error_is_met_once_before_or_after_the_call(plan: Callable[..., Path], fault: Fault, applied: int) -> None:
+    """The caller sees the point's error; whether it was applied is the difference; the next call is as ever."""
+    owner = counter()
+    faults.arm(plan({"point": "counter.add", "fault": fault}), [owner])
+    thing = owner()
+    with pytest.raises(StoreUnavailable, match=r"counter\.add"):
+        thing.add()
+    assert thing.calls == applied
+    assert thing.add() == applied + 1
+
+
+async def test_an_async_call_meets_its_own_error(plan: Callable[..., Path]) -> None:
+    """Coroutines follow the plan too, with the error that their caller knows."""
+    owner = counter()
+    faults.arm(plan({"point": "counter.add_later", "fault": "lost_reply", "hit": 2}), [owner])
+    thing = owner()
+    assert await thing.add_later() == 1
+    with pytest.raises(WorkerCrashed):
+        await thing.add_later()
+    assert await thing.add_later() == 3
+
+
+def test_a_delay_delays(plan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call takes longer, and nothing else."""
+    monkeypatch.setattr(faults, "DELAY_S", 0.2)
+    owner = counter()
+    faults.arm(plan({"point": "counter.add", "fault": "delay"}), [owner])
+    started_at = time.monotonic()
+    assert owner().add() == 1
+    assert time.monotonic() - started_at >= 0.2
+
+
+def test_arming_twice_is_arming_once(plan: Callable[..., Path]) -> None:
+    """One fault, not two, however many tasks a process has run before."""
+    owner = counter()
+    path = plan({"point": "counter.add", "fault": "error"}, {"point": "counter.add", "fault": "lost_reply"})
+    faults.arm(path, [owner])
+    faults.arm(path, [owner])
+    thing = owner()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            thing.add()
+    assert thing.add() == 2
+
+
+@pytest.mark.parametrize(("fault", "said"), [("crash_before", ""), ("crash_after", "applied\n")])
+def test_a_crash_is_a_sigkill_that_only_the_first_process_meets(
+    plan: Callable[..., Path], fault: str, said: str
+) -> None:
+    """The process dies without a word, before or after the call; the one started after it does not."""
+    path = plan({"point": "a.call", "fault": fault})
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom ingest.faults import arm, fault_point\n"
+        "class A:\n    @fault_point('a.call')\n    def call(self):\n        print('applied', flush=True)\n"
+        f"arm(Path({str(path)!r}), [A])\nA().call()\nprint('alive')"
+    )
+    first, second = (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False) for _ in range(2)
+    )
+    assert (first.returncode, first.stdout) == (-9, said)
+    assert (second.returncode, second.stdout) == (0, "applied\nalive\n")
