@@ -10,6 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
 from ingest import revisions
 from ingest.checkpoints import Checkpoints
 from ingest.errors import (
@@ -35,6 +37,8 @@ from ingest.telemetry import get_logger
 
 PAGE_TRIES = 2  # a page that fails is tried once more, alone in its process, before it is given up
 HEARTBEAT_S = 0.5
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
 RENEWALS_PER_TTL = 4
 MAX_DELAY_DOUBLINGS = 6
 STOP_BEFORE_TTL = 0.8  # share of the lease after which a holder that could not renew stops itself
@@ -116,18 +120,18 @@ class Pipeline:
         if job.stalled_attempts > self._settings.max_attempts:
             raise AttemptsExhausted("Every attempt died without getting any further. See the attempts for where.")
         if job.pipeline.fingerprint != self._pipeline.fingerprint:
-            await _thread(revisions.roll_back, self._stores, self._revision)  # rows of other chunks, or none
+            await self._ask(revisions.roll_back, self._stores, self._revision)  # rows of other chunks, or none
             await self._write(self._held.repin, self._pipeline)
-        await _thread(self._stores.catalog.advance, job.document_id, job.revision)
+        await self._ask(self._stores.catalog.advance, job.document_id, job.revision)
 
     async def _extract(self) -> Inspection:
         """Text pages in bulk with the inspection; every other page as a unit of work of its own."""
         await self._start(Stage.EXTRACT)
-        inspection = await self._engine.inspect(self._revision)
+        inspection = await self._patiently(self._engine.inspect, self._revision)
         failed = {page.page_number: page for page in self._held.job.failed_pages}
         for page_number, reason in inspection.unreadable_pages:
             failed[page_number] = failed_page(page_number, PageUnreadable(reason))
-        committed = await _thread(self._checkpoints.committed_pages)
+        committed = await self._ask(self._checkpoints.committed_pages)
         waiting = [number for number in inspection.ocr_pages if number not in committed and number not in failed]
         self._counts |= {"pages_total": inspection.page_count, "pages_done": inspection.page_count - len(waiting)}
 
@@ -146,7 +150,7 @@ class Pipeline:
         """OCR one page; the error that made it be given up, if it was."""
         for tries_left in reversed(range(PAGE_TRIES)):
             try:
-                await self._engine.read_page(self._revision, page_number)
+                await self._patiently(self._engine.read_page, self._revision, page_number)
             except WorkError as error:
                 log.warning("page failed", page_number=page_number, error=error.message, tries_left=tries_left)
                 if not error.retryable or tries_left == 0:
@@ -168,11 +172,11 @@ class Pipeline:
     async def _embed(self) -> ChunkPlan:
         """Cut the text into chunks, and embed them batch by batch."""
         await self._start(Stage.EMBED)
-        plan = await self._engine.cut(self._revision)
+        plan = await self._patiently(self._engine.cut, self._revision)
         self._counts |= {"chunks_total": plan.chunk_count, "chunks_embedded": 0}
 
         async def embed(batch: int, size: int) -> None:
-            await self._engine.embed(self._revision, batch)
+            await self._patiently(self._engine.embed, self._revision, batch)
             self._counts["chunks_embedded"] += size
 
         await _all(embed(batch, size) for batch, size in enumerate(plan.batch_sizes))
@@ -182,12 +186,12 @@ class Pipeline:
     async def _store(self, plan: ChunkPlan) -> None:
         """Write chunks and points under this revision, where no reader sees them; skip batches that are there."""
         await self._start(Stage.STORE)
-        missing = await _thread(revisions.missing_chunks, self._stores, self._revision, plan.chunk_count)
+        missing = await self._ask(revisions.missing_chunks, self._stores, self._revision, plan.chunk_count)
         self._counts["chunks_stored"] = 0
         first = 0
         for batch, size in enumerate(plan.batch_sizes):
             if not missing.isdisjoint(range(first, first + size)):
-                await self._engine.store(self._revision, batch)
+                await self._patiently(self._engine.store, self._revision, batch)
             self._counts["chunks_stored"] += size
             first += size
         await self._finish(Stage.STORE)
@@ -196,10 +200,10 @@ class Pipeline:
         """Read both stores back, decide, then make the revision visible all at once."""
         self._stage = Stage.PUBLISH
         revision = self._revision
-        await _thread(revisions.verify, self._stores, revision, plan.chunk_count)
+        await self._ask(revisions.verify, self._stores, revision, plan.chunk_count)
         await self._flush()
         await self._write(self._held.decide_publish)
-        published = await _thread(
+        published = await self._ask(
             self._stores.catalog.publish,
             revision.document_id,
             revision.number,
@@ -216,10 +220,12 @@ class Pipeline:
     async def _collect(self) -> None:
         """Remove what nobody needs any more. A document with failed pages keeps what a retry of them needs."""
         complete = self._held.job.state is JobState.SUCCEEDED
-        await _thread(revisions.collect_rows, self._stores, self._revision)
+        await self._ask(revisions.collect_rows, self._stores, self._revision)
         if complete:
             keep_source = self._settings.keep_source
-            await _thread(revisions.discard_objects, self._stores, self._revision.document_id, keep_source=keep_source)
+            await self._ask(
+                revisions.discard_objects, self._stores, self._revision.document_id, keep_source=keep_source
+            )
         await self._write(self._held.close)
 
     async def _end(self, error: Exception) -> None:
@@ -255,9 +261,9 @@ class Pipeline:
         self, state: JobState, failure: Failure | None = None, *, discard: bool = True
     ) -> None:
         """Roll this revision back, verify that nothing is left, and only then reach the terminal state."""
-        await _thread(revisions.roll_back, self._stores, self._revision)
+        await self._ask(revisions.roll_back, self._stores, self._revision)
         if discard:
-            await _thread(revisions.discard_objects, self._stores, self._revision.document_id)
+            await self._ask(revisions.discard_objects, self._stores, self._revision.document_id)
         await self._write(self._held.settle, state, failure)
         log.info("settled", state=state, category=None if failure is None else failure.category)
 
@@ -328,11 +334,30 @@ class Pipeline:
 
     async def _write(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         async with self._writing:
-            return await _thread(write, *args, **kwargs)
+            return await self._ask(write, *args, **kwargs)
+
+    async def _ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a store from a thread, for as long as it takes to answer."""
+        return await self._patiently(asyncio.to_thread, call, *args, **kwargs)
+
+    async def _patiently(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do the work again, with growing pauses, while a store does not answer: an outage is no fault of the job's.
+
+        Everything that comes here may be repeated. Raises `StoreUnavailable` after FANFOLD_OUTAGE_TIMEOUT_S.
+        """
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=wait_exponential_jitter(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S, jitter=FIRST_PAUSE_S),
+            stop=stop_after_delay(self._settings.outage_timeout_s),
+            before_sleep=_log_outage,
+            reraise=True,
+        )
+        return await retrying(work, *args, **kwargs)
 
 
-async def _thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.to_thread(call, *args, **kwargs)
+def _log_outage(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    log.warning("a store does not answer; waiting", error=str(error), tries=state.attempt_number)
 
 
 async def _all(work: Iterable[Awaitable[None]]) -> None:

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     page_timeout_s: float = Field(120.0, gt=0, description="Longest work on one page.")
     job_timeout_s: float = Field(6 * 3600.0, gt=0, description="Longest work on one job, from its first claim.")
     lease_ttl_s: float = Field(30.0, gt=0, description="How long a silent holder keeps a job.")
+    outage_timeout_s: float = Field(900.0, ge=0, description="How long a job waits for a store that does not answer.")
     retry_delay_s: float = Field(2.0, ge=0, description="First wait before another attempt; doubles each time.")
     poll_interval_s: float = Field(0.5, gt=0, description="How often an idle supervisor looks for jobs.")
 

@@ -170,9 +170,9 @@ async def healthz() -> dict[str, str]:
 @health.get("/readyz", summary="Readiness", responses={503: {"model": schemas.Readiness}})
 async def readyz(service: ServiceOf, response: Response) -> schemas.Readiness:
     """Every store, the supervisor and the query embedder answer; 503 names the ones that do not."""
-    probes = {name: run_in_threadpool(_probe, probe) for name, probe in service.probes.items()}
-    probes["query_embedder"] = _probe_embedder(service)
-    answers = await asyncio.gather(*probes.values())
+    probes: dict[str, Awaitable[object]] = {name: run_in_threadpool(probe) for name, probe in service.probes.items()}
+    probes["query_embedder"] = service.embed_query("ready?")
+    answers = await asyncio.gather(*(_why_down(probe) for probe in probes.values()))
     down = {name: answer for name, answer in zip(probes, answers, strict=True) if answer is not None}
     response.status_code = 503 if down else 200
     return schemas.Readiness(ready=not down, down=down)
@@ -188,17 +188,12 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-async def _probe_embedder(service: Service) -> str | None:
+async def _why_down(probe: Awaitable[object]) -> str | None:
+    """What a probe finds wrong, if anything."""
     try:
-        await asyncio.wait_for(service.embed_query("ready?"), PROBE_TIMEOUT_S)
-    except TimeoutError:
-        return f"The query embedder does not answer within {PROBE_TIMEOUT_S:g} seconds."
-    return None
-
-
-def _probe(probe: Callable[[], None]) -> str | None:
-    try:
-        probe()
+        await asyncio.wait_for(probe, PROBE_TIMEOUT_S)
     except StoreError as error:
         return error.message
+    except TimeoutError:
+        return f"No answer within {PROBE_TIMEOUT_S:g} seconds."
     return None

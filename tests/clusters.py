@@ -1,5 +1,6 @@
 """A running Fanfold, as the tests see it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class Cluster:
 
     blueprint: Blueprint
     client: Client
+    keep_alive: Callable[[], None] = lambda: None  # what `fanfold up` does every second
 
     @property
     def settings(self) -> Settings:

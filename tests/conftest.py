@@ -98,4 +98,4 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         max_upload_bytes=20 * 1024**2,
     )
     with running(settings) as service, Client(settings.http_url) as client:
-        yield Cluster(service.blueprint, client)
+        yield Cluster(service.blueprint, client, service.keep_alive)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from ray.util.state import list_actors, list_tasks
@@ -71,6 +72,33 @@ def test_a_killed_embedded_qdrant_comes_back_with_its_points(cluster: Cluster, t
     assert again.state is JobState.SUCCEEDED, again.error
     hits = cluster.client.search("a bird by the water", document_ids=[ended.document_id])
     assert [hit.document_id for hit in hits] == [ended.document_id]
+
+
+@pytest.mark.parametrize("outage", ["frozen", "killed"])
+def test_a_mongodb_that_is_gone_for_a_while_is_waited_for(cluster: Cluster, scan: Path, outage: str) -> None:
+    """Longer than a lease, in the middle of a job: `/readyz` names it, nothing fails, the job ends exact."""
+    job = cluster.submit(scan)
+    _wait_for_pages(cluster, job.job_id, 1)
+    server = _embedded_mongodb(cluster)
+    server.suspend() if outage == "frozen" else server.kill()
+    ready = httpx.get(f"{cluster.settings.http_url}/readyz", timeout=30)
+    assert (ready.status_code, list(ready.json()["down"])) == (503, ["mongodb"])
+    time.sleep(cluster.settings.lease_ttl_s * 1.5)
+    server.resume() if outage == "frozen" else cluster.keep_alive()
+    ended = cluster.finish(job.job_id)
+    assert ended.state is JobState.SUCCEEDED, ended.error
+    assert len(ended.attempts) <= 2
+    assert_published_exactly(cluster.stores, ended)
+
+
+def _embedded_mongodb(cluster: Cluster) -> psutil.Process:
+    """The server process of this cluster."""
+    [server] = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if str(cluster.settings.home / "mongodb") in child.cmdline()
+    ]
+    return server
 
 
 def _letter(directory: Path, text: str) -> Path:

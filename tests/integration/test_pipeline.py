@@ -158,10 +158,27 @@ async def test_too_many_failed_pages_fail_the_document_and_leave_no_rows(bench: 
     assert bench.stores.objects.exists(ids.source_key(job.document_id))
 
 
-async def test_a_store_that_fails_sends_the_job_back_and_nothing_done_is_done_again(bench: Bench) -> None:
+async def test_a_store_that_does_not_answer_for_a_while_costs_no_attempt(bench: Bench) -> None:
+    """An outage is waited out in place, with the lease kept; the job ends as if nothing had been."""
+    bench.submit()
+    job = await bench.run(bench.claim(), failing("store", 0, StoreUnavailable("Gone."), times=3))
+    assert job.state is JobState.SUCCEEDED
+    assert [attempt.outcome for attempt in job.attempts] == ["succeeded"]
+    bench.assert_published_exactly(job)
+
+
+async def test_an_outage_longer_than_the_limit_sends_the_job_back(bench: Bench) -> None:
+    """FANFOLD_OUTAGE_TIMEOUT_S bounds the waiting; even then the job is queued, not failed."""
+    bench.settings = bench.settings.model_copy(update={"outage_timeout_s": 0.5})
+    bench.submit()
+    job = await bench.run(bench.claim(), failing("store", 0, StoreUnavailable("Gone."), times=99))
+    assert (job.state, job.attempts[0].outcome) == (JobState.QUEUED, "requeued")
+
+
+async def test_an_attempt_that_fails_sends_the_job_back_and_nothing_done_is_done_again(bench: Bench) -> None:
     """Requeued with the error on record; the next attempt repeats neither a page nor a batch."""
     bench.submit()
-    job = await bench.run(bench.claim(), failing("store", 0, StoreUnavailable("Gone.")))
+    job = await bench.run(bench.claim(), failing("store", 0, WorkerCrashed("It died.")))
     assert (job.state, job.attempts[0].outcome) == (JobState.QUEUED, "requeued")
     assert job.attempts[0].error is not None
     assert job.attempts[0].error.stage is Stage.STORE
@@ -287,6 +304,7 @@ async def test_a_publish_whose_reply_is_lost_is_never_rolled_back(
     """Applied but not heard of, with no attempt left: what may be visible stays whole, and the next claim finishes."""
     bench.settings = bench.settings.model_copy(update={"max_attempts": 1})
     job = bench.submit()
+    bench.settings = bench.settings.model_copy(update={"outage_timeout_s": 0})
     held = bench.claim()
     target: object = bench.stores.catalog if write == "publish" else held
     applied = getattr(target, write)
@@ -393,7 +411,7 @@ async def test_a_failed_re_ingestion_leaves_the_old_version_as_it_was(bench: Ben
     bench.submit(changed)
     for _ in range(2):  # the first attempt got somewhere, so that only the second one counts
         await asyncio.sleep(bench.settings.retry_delay_s * 4)
-        failed = await bench.run(bench.claim(), failing("store", 0, StoreUnavailable("Gone.")), changed)
+        failed = await bench.run(bench.claim(), failing("store", 0, WorkerCrashed("It died.")), changed)
     assert failed.state is JobState.FAILED
     bench.assert_no_rows(failed)
     bench.assert_published_exactly(first)
