@@ -52,7 +52,6 @@ def resolve(settings: Settings, *, mongodb_uri: str | None) -> Blueprint:
         "object_store_url": settings.object_store_url or Path(home / "objects").as_uri(),
     }
     resolved = settings.model_copy(update=addresses)
-    _refuse_truncation(resolved)
     dimension = embedding_dimension(embedding_model_path(resolved.embedding_model), resolved.embedding_revision)
     return Blueprint(settings=resolved, pipeline=pipeline_of(resolved), dimension=dimension)
 
@@ -60,14 +59,18 @@ def resolve(settings: Settings, *, mongodb_uri: str | None) -> Blueprint:
 @lru_cache(maxsize=1)
 def connect(blueprint: Blueprint) -> Stores:
     """This process's stores; connected once."""
-    settings = blueprint.settings
+    return open_stores(blueprint.settings, qdrant_client(blueprint.settings), blueprint.collection)
+
+
+def open_stores(settings: Settings, qdrant: QdrantApi, collection: str) -> Stores:
+    """The stores at the addresses in the settings; vectors behind this client, in this collection."""
     if settings.mongodb_uri is None or settings.object_store_url is None:
-        raise ConfigurationError("The blueprint was not resolved: a store has no address.")
+        raise ConfigurationError("The settings were not resolved: a store has no address.")
     database = mongo.connect(settings.mongodb_uri.get_secret_value(), settings.mongodb_database)
     return Stores(
         jobs=JobStore(database, lease_ttl_s=settings.lease_ttl_s, job_timeout_s=settings.job_timeout_s),
         catalog=Catalog(database),
-        vectors=VectorStore(_qdrant(settings), blueprint.collection),
+        vectors=VectorStore(qdrant, collection),
         objects=open_object_store(settings.object_store_url, s3_endpoint_url=settings.s3_endpoint_url),
     )
 
@@ -96,7 +99,8 @@ def prepare(blueprint: Blueprint) -> None:
     stores.vectors.prepare(blueprint.dimension)
 
 
-def _refuse_truncation(settings: Settings) -> None:
+def refuse_truncation(settings: Settings) -> None:
+    """Raise `ConfigurationError` when chunks would be longer than the embedding model reads."""
     longest = max_tokens(embedding_model_path(settings.embedding_model))
     if longest is not None and settings.chunk_tokens > longest:
         raise ConfigurationError(
@@ -105,7 +109,8 @@ def _refuse_truncation(settings: Settings) -> None:
         )
 
 
-def _qdrant(settings: Settings) -> QdrantApi:
+def qdrant_client(settings: Settings) -> QdrantApi:
+    """The client of the Qdrant that the settings name: a server's, or the actor's."""
     if settings.qdrant_url == EMBEDDED_QDRANT_URL:
         return cast(QdrantApi, EmbeddedQdrant())
     key = None if settings.qdrant_api_key is None else settings.qdrant_api_key.get_secret_value()

@@ -16,7 +16,7 @@ import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from cluster.composition import Blueprint, enter, prepare, resolve
+from cluster.composition import Blueprint, enter, prepare, refuse_truncation, resolve
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
 from cluster.ports import free_port, is_free
 from cluster.supervisor import probe_supervisor, start_supervisor, stop_supervisor
@@ -41,6 +41,7 @@ class Running:
 
     blueprint: Blueprint
     dashboard_url: str
+    ray_address: str
     mongodb: EmbeddedMongoDB | None
 
     def keep_alive(self) -> None:
@@ -54,6 +55,7 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
     """Everything, up and ready for the length of the block. `report` hears each step in words."""
     _refuse_open_address(settings)
     _refuse_taken_port(settings)
+    refuse_truncation(settings)
     with ExitStack() as stack:
         report("Ray")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -80,7 +82,9 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         stack.callback(stop_supervisor)
         start_supervisor(blueprint)
         _wait_until_ready(settings)
-        yield Running(blueprint, f"http://{ray_context.dashboard_url}", mongodb)
+        yield Running(
+            blueprint, f"http://{ray_context.dashboard_url}", ray_context.address_info["gcs_address"], mongodb
+        )
 
 
 def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
