@@ -18,8 +18,9 @@ from ray.serve.schema import LoggingConfig
 
 from cluster.composition import Blueprint, enter, prepare, refuse_truncation, resolve
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
+from cluster.instance import Addresses
 from cluster.ports import free_port, is_free
-from cluster.supervisor import probe_supervisor, start_supervisor, stop_supervisor
+from cluster.supervisor import probe_supervisor, refuse_second_supervisor, start_supervisor, stop_supervisor
 from ingest.errors import ConfigurationError
 from ingest.settings import Settings
 from ingest.telemetry import get_logger
@@ -41,7 +42,7 @@ class Running:
 
     blueprint: Blueprint
     dashboard_url: str
-    ray_address: str
+    addresses: Addresses
     mongodb: EmbeddedMongoDB | None
 
     def keep_alive(self) -> None:
@@ -63,6 +64,8 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         joined = _join_ray(settings)
         ray_context = joined or _start_ray(settings)
         stack.callback(ray.shutdown)
+        if joined is not None:
+            refuse_second_supervisor()
         mongodb = None
         if settings.mongodb_uri is None:
             report("embedded MongoDB")
@@ -82,9 +85,12 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         stack.callback(stop_supervisor)
         start_supervisor(blueprint)
         _wait_until_ready(settings)
-        yield Running(
-            blueprint, f"http://{ray_context.dashboard_url}", ray_context.address_info["gcs_address"], mongodb
+        addresses = Addresses(
+            ray_address=ray_context.address_info["gcs_address"],
+            ray_auth_mode=os.environ.get("RAY_AUTH_MODE"),  # Ray chooses it when it starts
+            mongodb_uri=None if mongodb is None else mongodb.uri,
         )
+        yield Running(blueprint, f"http://{ray_context.dashboard_url}", addresses, mongodb)
 
 
 def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:

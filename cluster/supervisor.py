@@ -12,13 +12,14 @@ from typing import Any
 
 import ray
 import structlog
+from ray.util.state import list_actors, list_jobs
 
 from cluster.composition import Blueprint, enter
 from cluster.embedded import NAMESPACE
 from cluster.engine import RayEngine, cluster_cpus
 from cluster.scheduler import FairScheduler
 from ingest import faults
-from ingest.errors import ConfigurationError, StoreUnavailable
+from ingest.errors import ConfigurationError, Conflict, StoreUnavailable
 from ingest.pipeline import Pipeline
 from ingest.stores import Stores
 from ingest.stores.jobs import HeldJob
@@ -118,6 +119,18 @@ class SupervisorActor:
         except Exception:
             log.exception("supervisor died; Ray starts another")
             os._exit(1)
+
+
+def refuse_second_supervisor() -> None:
+    """Raise `Conflict` when another `fanfold up` runs on this Ray cluster; what a dead one left is no obstacle."""
+    address = ray.get_runtime_context().gcs_address
+    running = {job.job_id for job in list_jobs(address=address) if job.status == "RUNNING"}
+    for actor in list_actors(address=address, filters=[("name", "=", SUPERVISOR_ACTOR), ("state", "=", "ALIVE")]):
+        if actor.ray_namespace == NAMESPACE and actor.job_id in running:
+            raise Conflict(
+                "Another Fanfold runs on the Ray cluster of this machine. Stop it with fanfold down, or start a Ray of "
+                "your own with FANFOLD_RAY_ADDRESS=local."
+            )
 
 
 def start_supervisor(blueprint: Blueprint) -> None:

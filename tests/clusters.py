@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
 from cluster.composition import Blueprint, connect
 from ingest.model import Job
 from ingest.settings import Settings
@@ -48,3 +50,9 @@ class Cluster:
             if job.state.terminal:
                 return job
         raise AssertionError(f"job {job_id} has not ended after {JOB_TIMEOUT_S} s: {job}")
+
+
+def ray_address() -> str:
+    """The Ray cluster that this process has joined: Ray's state API would look for any."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address

@@ -94,6 +94,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         dashboard_port=free_port(),
         lease_ttl_s=6,
         retry_delay_s=0.2,
+        page_timeout_s=20,
         max_pages=1_000,
         max_upload_bytes=20 * 1024**2,
     )

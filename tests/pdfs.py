@@ -1,5 +1,6 @@
 """PDFs for tests, made on the spot."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import pymupdf
 
 _mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
 MARGINS = (50, 50, 545, 800)
+ENDLESS_LINES = 400_000
 SCAN = None  # a page that holds nothing but an image
 
 
@@ -36,3 +38,17 @@ def pdf_without_pages() -> bytes:
         b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\n"
         b"trailer<</Root 1 0 R>>\n%%EOF\n"
     )
+
+
+def endless_page(pdf: bytes, page_number: int) -> bytes:
+    """The PDF with a page that takes MuPDF minutes to render: very many long lines, no text."""
+    document = _mupdf.open(stream=pdf, filetype="pdf")
+    page = document[page_number - 1]
+    numbers = random.Random(page_number)
+    lines = "\n".join(
+        f"{numbers.randrange(600)} {numbers.randrange(800)} m {numbers.randrange(600)} {numbers.randrange(800)} l S"
+        for _ in range(ENDLESS_LINES)
+    )
+    document.update_stream(page.get_contents()[0], f"0.1 w\n{lines}\n".encode())
+    data: bytes = document.tobytes(deflate=True)
+    return data

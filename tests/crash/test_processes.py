@@ -18,7 +18,7 @@ from ingest.model import JobState
 from samples.pages import page_texts
 from serve.schemas import JobView
 from tests.checks import assert_published_exactly
-from tests.clusters import Cluster
+from tests.clusters import Cluster, ray_address
 from tests.pdfs import pdf_of
 
 PATIENCE_S = 60
@@ -44,7 +44,11 @@ def test_a_killed_supervisor_is_followed_by_one_that_goes_on(cluster: Cluster, s
     assert ended.attempts[1].holder != ended.attempts[0].holder
     committed = ended.attempts[1].units_at_start
     assert committed >= 2
-    runs = [task for task in list_tasks(limit=10_000, raise_on_missing_output=False) if _is_page_of(task, ended)]
+    runs = [
+        task
+        for task in list_tasks(address=ray_address(), limit=10_000, raise_on_missing_output=False)
+        if _is_page_of(task, ended)
+    ]
     in_flight = len(runs) - len(page_texts("letters"))
     assert in_flight <= len(page_texts("letters")) - committed
     assert_published_exactly(cluster.stores, ended)
@@ -116,7 +120,7 @@ def _wait_for_pages(cluster: Cluster, job_id: str, pages: int) -> None:
 
 def _kill_actor(name: str) -> None:
     """SIGKILL the process of a named actor."""
-    [actor] = list_actors(filters=[("name", "=", name), ("state", "=", "ALIVE")])
+    [actor] = list_actors(address=ray_address(), filters=[("name", "=", name), ("state", "=", "ALIVE")])
     assert actor.ray_namespace == NAMESPACE
     assert actor.pid is not None
     os.kill(actor.pid, signal.SIGKILL)

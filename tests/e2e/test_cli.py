@@ -21,6 +21,7 @@ from cluster.embedded import EmbeddedMongoDB
 from cluster.ports import free_port
 from ingest import ids
 from ingest.stores import mongo
+from tests.clusters import Cluster, ray_address
 from tests.integration.qdrant_server import QdrantServer
 from tests.pdfs import encrypted_pdf, pdf_of
 
@@ -205,6 +206,20 @@ def test_a_second_up_on_the_same_data_is_refused(up: Shell) -> None:
     done = up.fanfold("up", FANFOLD_HTTP_PORT=str(free_port()))
     assert done.returncode == 2
     assert "fanfold down" in done.stderr
+
+
+def test_a_second_up_does_not_take_over_the_ray_of_the_first(cluster: Cluster, tmp_path: Path) -> None:
+    """Joining a Ray cluster where Fanfold runs is refused, with what to do; the first one goes on."""
+    settings = {
+        "FANFOLD_RAY_ADDRESS": ray_address(),
+        "FANFOLD_DATA_DIR": str(tmp_path),
+        "FANFOLD_HTTP_PORT": str(free_port()),
+    }
+    environment = os.environ | settings | {"RAY_AUTH_MODE": "token"}
+    done = subprocess.run([FANFOLD, "up"], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "FANFOLD_RAY_ADDRESS=local" in done.stderr
+    assert httpx.get(f"{cluster.settings.http_url}/readyz").is_success
 
 
 def test_down_stops_everything_that_up_started(up: Shell) -> None:

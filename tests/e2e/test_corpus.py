@@ -12,7 +12,7 @@ from cluster import batch
 from ingest.errors import Category
 from ingest.model import JobState
 from tests.checks import assert_nothing_left, assert_published_exactly
-from tests.clusters import Cluster
+from tests.clusters import Cluster, ray_address
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 FITTING = {Category.INPUT, Category.UNREADABLE, Category.TIMEOUT}
@@ -47,7 +47,7 @@ def test_every_file_of_the_corpus_ends_well(cluster: Cluster, capsys: pytest.Cap
 
 def _lost_workers() -> int:
     """Worker processes that died in the middle of work."""
-    workers = list_workers(limit=10_000, raise_on_missing_output=False)
+    workers = list_workers(address=ray_address(), limit=10_000, raise_on_missing_output=False)
     return sum(worker.exit_type == DEAD for worker in workers)
 
 

@@ -7,7 +7,7 @@ from ray.util.state import list_tasks
 from ingest.model import JobState
 from samples.pages import page_texts
 from tests.checks import assert_published_exactly
-from tests.clusters import Cluster
+from tests.clusters import Cluster, ray_address
 from tests.pdfs import pdf_of
 
 PAGES = 500
@@ -23,5 +23,5 @@ def test_a_500_page_book_is_published_without_one_ocr_call(cluster: Cluster, tmp
     assert job.state is JobState.SUCCEEDED, job.error
     assert job.progress.pages_done == PAGES
     assert_published_exactly(cluster.stores, job)
-    tasks = list_tasks(limit=10_000, raise_on_missing_output=False)
+    tasks = list_tasks(address=ray_address(), limit=10_000, raise_on_missing_output=False)
     assert not [task for task in tasks if str(task.name).startswith(f"ocr {job.document_id[:8]}")]

@@ -12,7 +12,7 @@ from samples.pages import PageKind, find_work, page_texts
 from serve.client import Client
 from serve.schemas import JobView
 from tests.checks import assert_published_exactly
-from tests.clusters import Cluster
+from tests.clusters import Cluster, ray_address
 
 SAMPLES = ("field-guide", "letters", "inventory")
 MAX_CHARACTER_ERROR_RATE = 0.02
@@ -111,6 +111,6 @@ def _error_rate(expected: str, found: str) -> float:
 
 def _ocr_tasks(document_id: str) -> set[int]:
     """The page numbers of the document's OCR tasks, as Ray remembers them."""
-    names = {str(task.name) for task in list_tasks(limit=10_000, raise_on_missing_output=False)}
+    names = {str(task.name) for task in list_tasks(address=ray_address(), limit=10_000, raise_on_missing_output=False)}
     matches = (re.fullmatch(rf"ocr {document_id[:8]} r\d+ page (\d+)", name) for name in names)
     return {int(match[1]) for match in matches if match}
