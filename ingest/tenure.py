@@ -1,0 +1,116 @@
+"""Tenure of a claimed job: the lease is kept while work goes on, writes go out one at a time, outages are waited out.
+
+What an attempt does is in `ingest/pipeline.py`; this is what lets it do so safely.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from ingest.errors import CancelRequested, LeaseLost, StoreUnavailable, WorkTimeout
+from ingest.model import Job
+from ingest.settings import Settings
+from ingest.stores.jobs import HeldJob
+from ingest.telemetry import get_logger
+
+HEARTBEAT_S = 0.5
+RENEWALS_PER_TTL = 4
+STOP_BEFORE_TTL = 0.8  # share of the lease after which a holder that could not renew stops itself
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = get_logger()
+
+
+class Tenure:
+    """The holding of one claimed job by one attempt."""
+
+    def __init__(self, held: HeldJob, settings: Settings) -> None:
+        self.held = held
+        self.counts: dict[str, int] = {}  # of `Progress`; the heartbeat makes them durable
+        self._settings = settings
+        self._writing = asyncio.Lock()  # one write to the job at a time, so that `held.job` is always the newest
+
+    @property
+    def job(self) -> Job:
+        """The job's record as of the last write."""
+        return self.held.job
+
+    async def while_held(self, work: Coroutine[Any, Any, None], *, limited: bool = True) -> None:
+        """Do the work for as long as the lease is ours and (if `limited`) no cancel is asked for and time is left."""
+        tasks = {asyncio.create_task(work), asyncio.create_task(self._heartbeat(limited=limited))}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in done:
+            task.result()
+
+    async def _heartbeat(self, *, limited: bool) -> None:
+        """Write progress and renew the lease; stops by itself before the lease can have run out unrenewed."""
+        ttl = self._settings.lease_ttl_s
+        renewed_at = time.monotonic()
+        while True:
+            await asyncio.sleep(min(HEARTBEAT_S, ttl / RENEWALS_PER_TTL))
+            asked_at = time.monotonic()
+            try:
+                async with asyncio.timeout(renewed_at + STOP_BEFORE_TTL * ttl - asked_at):
+                    await self.flush()
+                    if asked_at - renewed_at >= ttl / RENEWALS_PER_TTL:
+                        await self.write(self.held.renew)
+                        renewed_at = asked_at
+            except TimeoutError:
+                raise LeaseLost("The lease could not be renewed in time.") from None
+            except StoreUnavailable as error:
+                log.warning("heartbeat missed", error=error.message)
+            if limited:
+                self._check_limits()
+
+    def _check_limits(self) -> None:
+        job = self.held.job
+        if job.cancel_requested_at is not None and not job.publish_decided:
+            raise CancelRequested("The job was cancelled.")
+        if job.deadline_at is not None and job.updated_at >= job.deadline_at and not job.publish_decided:
+            raise WorkTimeout("The job took longer than FANFOLD_JOB_TIMEOUT_S allows.")
+
+    async def flush(self) -> None:
+        """Make the counters durable, if they rose since the last time."""
+        known = self.held.job.progress.model_dump()
+        risen = {name: count for name, count in self.counts.items() if count > known[name]}
+        if risen:
+            await self.write(self.held.report, risen)
+
+    async def write(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call one of `HeldJob`'s methods; raises `LeaseLost` when the job is not ours any more."""
+        async with self._writing:
+            return await self.ask(write, *args, **kwargs)
+
+    async def ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a store from a thread, for as long as it takes to answer."""
+        return await self.patiently(asyncio.to_thread, call, *args, **kwargs)
+
+    async def patiently(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do the work again, with growing pauses, while a store does not answer: an outage is no fault of the job's.
+
+        Everything that comes here may be repeated. Raises `StoreUnavailable` after FANFOLD_OUTAGE_TIMEOUT_S.
+        """
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=wait_exponential_jitter(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S, jitter=FIRST_PAUSE_S),
+            stop=stop_after_delay(self._settings.outage_timeout_s),
+            before_sleep=_log_outage,
+            reraise=True,
+        )
+        return await retrying(work, *args, **kwargs)
+
+
+def _log_outage(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    log.warning("a store does not answer; waiting", error=str(error), tries=state.attempt_number)
