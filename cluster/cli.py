@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from cluster import batch, display
-from cluster.instance import only_instance, stop_instance
+from cluster.instance import adopt_ray_auth, only_instance, stop_instance, tell_addresses
 from ingest.errors import FanfoldError
-from ingest.model import JobState
+from ingest.model import Finding, JobState
 from ingest.settings import Settings
 from serve.client import Client, ServiceError
 from serve.schemas import JobView
@@ -42,6 +42,7 @@ def up() -> None:
     with only_instance(settings.home), display.steps(err, "Starting") as step, running(settings, step) as service:
         for number in (signal.SIGINT, signal.SIGTERM):  # only now: Ray installs handlers of its own when it starts
             signal.signal(number, lambda _number, _frame: stopping.set())
+        tell_addresses(settings.home, service.addresses)
         step("")
         out.print(display.started(settings, service.dashboard_url))
         while not stopping.wait(KEEP_ALIVE_S):
@@ -111,6 +112,26 @@ def search(
     _print_json(hits) if as_json else out.print(display.hits(hits))
 
 
+@app.command()
+def fsck(
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what can be put right.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the stores with each other, running or not. Exits with 1 if anything is wrong and was not repaired."""
+    settings = Settings()
+    adopt_ray_auth(settings.home)
+    from cluster.maintenance import maintenance_stores  # noqa: PLC0415  # imports Ray, which reads its mode then
+    from ingest import reconcile  # noqa: PLC0415  # imports the stores' clients
+
+    with err.status("Checking the stores"), maintenance_stores(settings) as stores:
+        found = [
+            (finding, repair and reconcile.repair(stores, finding))
+            for finding in reconcile.findings(stores, keep_source=settings.keep_source)
+        ]
+    _print_json([_finding_json(*one) for one in found]) if as_json else out.print(display.findings(found))
+    raise typer.Exit(int(not all(repaired for _, repaired in found)))
+
+
 @contextmanager
 def _client() -> Iterator[Client]:
     with Client(Settings().http_url) as client:
@@ -132,6 +153,19 @@ def _bar_mover(bars: Progress, shown: dict[Path, TaskID]) -> batch.OnChange:
 def _outcome_json(outcome: batch.Outcome) -> dict[str, Any]:
     job = None if outcome.job is None else outcome.job.model_dump(mode="json")
     return {"path": str(outcome.path), "error": outcome.error, "job": job}
+
+
+def _finding_json(finding: Finding, repaired: bool) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "document_id": finding.document_id,
+        "revision": finding.revision,
+        "job_id": finding.job_id,
+        "detail": finding.detail,
+        "objects": list(finding.keys),
+        "repair": finding.repair,
+        "repaired": repaired,
+    }
 
 
 def _print_json(value: BaseModel | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:

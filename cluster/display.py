@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.batch import Outcome
-from ingest.model import JobState, Stage
+from ingest.model import Finding, JobState, Stage
 from ingest.settings import Settings
 from serve.schemas import Hit, JobView
 
@@ -153,6 +153,23 @@ def hits(found: Sequence[Hit]) -> RenderableType:
         snippet = text if len(text) <= SNIPPET_CHARACTERS else f"{text[:SNIPPET_CHARACTERS].rsplit(' ', 1)[0]} ..."
         parts += [Rule(title, align="left", style="dim"), Padding(Text(snippet), (0, 0, 1, 3))]
     return Group(*parts)
+
+
+def findings(found: Sequence[tuple[Finding, bool]]) -> RenderableType:
+    """One row a finding, each with whether it was repaired; the last line counts them."""
+    if not found:
+        return Text("Nothing is wrong.", style="green")
+    table = Table("KIND", "DOCUMENT", "REVISION", "DETAIL", box=None, pad_edge=False)
+    for finding, repaired in found:
+        done = "[green]Repaired.[/] " * repaired
+        revision = "" if finding.revision is None else str(finding.revision)
+        table.add_row(finding.kind, finding.document_id, revision, f"{done}{escape(finding.detail)}")
+    repaired_count = sum(repaired for _, repaired in found)
+    left = len(found) - repaired_count
+    repairable = sum(not repaired and finding.repair is not None for finding, repaired in found)
+    hint = " Repair what can be repaired: fanfold fsck --repair" * bool(repairable)
+    last = f"{len(found)} finding{'s'[: len(found) != 1]}, {repaired_count} repaired."
+    return Group(table, Text(), Text(last, style="yellow" if left else "green"), Text(hint.strip(), style="dim"))
 
 
 def _doing(job: JobView) -> str:

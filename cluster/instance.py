@@ -1,11 +1,13 @@
 """The `fanfold up` of a data directory: at most one, found by the lock it holds, stopped by a signal."""
 
 import fcntl
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ingest.errors import Conflict
@@ -13,8 +15,21 @@ from ingest.errors import Conflict
 STOP_POLL_S = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the running instance has what only it knows: what was chosen at its start."""
+
+    ray_address: str
+    ray_auth_mode: str | None
+    mongodb_uri: str | None  # of the embedded one
+
+
 def _lock_path(home: Path) -> Path:
     return home / "up.lock"
+
+
+def _addresses_path(home: Path) -> Path:
+    return home / "up.json"
 
 
 @contextmanager
@@ -32,7 +47,34 @@ def only_instance(home: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        _addresses_path(home).unlink(missing_ok=True)  # of one that was killed
+        try:
+            yield
+        finally:
+            _addresses_path(home).unlink(missing_ok=True)
+
+
+def tell_addresses(home: Path, addresses: Addresses) -> None:
+    """Leave them for the other commands of this user; only the holder of the lock may."""
+    descriptor = os.open(_addresses_path(home), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(addresses), file)
+
+
+def addresses_of_instance(home: Path) -> Addresses:
+    """The running instance's addresses. Raises `Conflict` when it has none yet, or no more."""
+    try:
+        return Addresses(**json.loads(_addresses_path(home).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        raise Conflict("Fanfold is just starting or stopping here. Try again in a moment.") from None
+
+
+def adopt_ray_auth(home: Path) -> None:
+    """Talk to Ray as the running instance does, if there is one. Has an effect only before Ray is imported."""
+    if _addresses_path(home).exists():
+        mode = addresses_of_instance(home).ray_auth_mode
+        if mode is not None:
+            os.environ.setdefault("RAY_AUTH_MODE", mode)
 
 
 def stop_instance(home: Path, *, timeout_s: float) -> bool:

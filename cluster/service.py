@@ -62,7 +62,7 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` in a Ray job is this one
         joined = _join_ray(settings)
-        ray_context = joined or _start_ray(settings)
+        ray_context = _start_ray(settings) if joined is None else joined
         stack.callback(ray.shutdown)
         if joined is not None:
             refuse_second_supervisor()

@@ -1,6 +1,6 @@
 """The catalog: documents and their chunks, in MongoDB."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -76,6 +76,33 @@ class Catalog:
                 {"$set": {"published_revision": revision, "page_count": page_count, "chunk_count": chunk_count}},
             )
         return result.matched_count == 1
+
+    def unpublish(self, document_id: str, revision: int) -> bool:
+        """Hide the document if this revision is the one that is shown; False, and nothing changed, when it is not."""
+        with mongo_errors():
+            result = self._documents.update_one(
+                {"_id": document_id, "published_revision": revision},
+                {"$set": {"published_revision": None, "chunk_count": 0}},
+            )
+        return result.matched_count == 1
+
+    def document_ids(self) -> Iterator[str]:
+        """The id of every document of every tenant, deleted ones too."""
+        with mongo_errors():
+            yield from (record["_id"] for record in self._documents.find({}, {"_id": 1}))
+
+    def known(self, document_id: str) -> Document | None:
+        """The document, whoever's it is, and also when it is deleted; None when there never was one."""
+        with mongo_errors():
+            found = self._documents.find_one({"_id": document_id})
+        return None if found is None else Document.model_validate(found)
+
+    def revisions(self) -> Iterator[tuple[str, int]]:
+        """Document id and revision of everything that has at least one chunk, counted by the server."""
+        group = {"$group": {"_id": {"document_id": "$document_id", "revision": "$revision"}, "count": {"$sum": 1}}}
+        with mongo_errors():
+            for record in self._chunks.aggregate([group], allowDiskUse=True):
+                yield record["_id"]["document_id"], record["_id"]["revision"]
 
     @fault_point("catalog.upsert_chunks")
     def upsert_chunks(self, tenant: str, document_id: str, revision: int, chunks: Sequence[Chunk]) -> None:

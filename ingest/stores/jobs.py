@@ -7,7 +7,7 @@ lease's clock, is what makes a late writer harmless (Kleppmann, "How to do distr
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -111,6 +111,11 @@ class JobStore:
             found = self._jobs.find_one({"document_id": document_id}, sort=[("revision", DESCENDING)])
         return None if found is None else Job.model_validate(found)
 
+    def open_jobs(self) -> Iterator[Job]:
+        """Every job that holds its document: waiting, running, or settled and not yet collected."""
+        with mongo_errors():
+            yield from (Job.model_validate(record) for record in self._jobs.find({"open": True}))
+
     @fault_point("jobs.find")
     def find(
         self,
@@ -190,6 +195,11 @@ class JobStore:
         if written is None:
             raise LeaseLost(f"Job {job_id} is not held under epoch {lease.epoch} any more.")
         return Job.model_validate(written)
+
+    @property
+    def lease_ttl(self) -> timedelta:
+        """How long a silent holder keeps a job."""
+        return self._lease_ttl
 
     def lease_end(self) -> datetime:
         """When a lease that is granted or renewed now runs out."""

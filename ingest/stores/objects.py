@@ -43,6 +43,9 @@ class ObjectStore(Protocol):
     def keys(self, prefix: str) -> list[str]:
         """The keys below a prefix that ends in `/`, sorted."""
 
+    def names(self, prefix: str) -> list[str]:
+        """What follows a prefix that ends in `/`, up to the next `/`: one level, each once, sorted."""
+
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens when it is not there."""
 
@@ -115,6 +118,14 @@ class DirectoryStore:
         """See `ObjectStore.keys`."""
         walk = os.walk(self._path(prefix))  # passes over directories that vanish on the way
         return sorted(Path(top, name).relative_to(self._root).as_posix() for top, _, names in walk for name in names)
+
+    def names(self, prefix: str) -> list[str]:
+        """See `ObjectStore.names`."""
+        try:
+            with _disk_errors():
+                return sorted(path.name for path in self._path(prefix).iterdir())
+        except FileNotFoundError:
+            return []
 
     @fault_point("objects.delete")
     def delete(self, key: str) -> None:
@@ -252,6 +263,15 @@ class S3Store:
         with _s3_errors(prefix):
             found = self._fs.find(self._path(prefix), refresh=True)
         return sorted(path.removeprefix(f"{self._root}/") for path in found)
+
+    def names(self, prefix: str) -> list[str]:
+        """See `ObjectStore.names`."""
+        try:
+            with _s3_errors(prefix):
+                found = self._fs.ls(self._path(prefix), detail=False, refresh=True)
+        except ObjectMissing:
+            return []
+        return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in found})
 
     @fault_point("objects.delete")
     def delete(self, key: str) -> None:

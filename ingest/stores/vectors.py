@@ -20,7 +20,7 @@ from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 from ingest import ids
 from ingest.errors import StoreRefused, StoreUnavailable
 from ingest.faults import fault_point
-from ingest.model import Chunk, Match
+from ingest.model import Chunk, Match, Point
 
 SCROLL_PAGE = 2_000
 COLLECTION_PREFIX = "fanfold-"
@@ -116,21 +116,20 @@ class VectorStore:
     @fault_point("vectors.point_ids")
     def point_ids(self, document_id: str, revision: int) -> set[str]:
         """The ids of every point of this revision, read back from the store."""
-        found: set[str] = set()
-        offset: Any = None
-        while True:
-            with _qdrant_errors():
-                records, offset = self._client.scroll(
-                    self._collection,
-                    scroll_filter=_of_revision(document_id, revision),
-                    limit=SCROLL_PAGE,
-                    offset=offset,
-                    with_payload=False,
-                    with_vectors=False,
-                )
-            found.update(str(record.id) for record in records)
-            if offset is None:
-                return found
+        return {str(record.id) for record in self._scroll(self._collection, _of_revision(document_id, revision))}
+
+    def points(self) -> Iterator[Point]:
+        """Every point of every collection of ours, a page at a time."""
+        for collection in self._collections():
+            for record in self._scroll(collection, None, payload=["document_id", "revision"]):
+                payload = record.payload or {}
+                yield Point(str(record.id), payload.get("document_id"), payload.get("revision"), collection)
+
+    def collections_with(self, document_id: str, revision: int) -> dict[str, set[str]]:
+        """The ids of this revision's points in each of our collections that has any."""
+        condition = _of_revision(document_id, revision)
+        found = {name: {str(point.id) for point in self._scroll(name, condition)} for name in self._collections()}
+        return {name: point_ids for name, point_ids in found.items() if point_ids}
 
     @fault_point("vectors.count")
     def count(self) -> int:
@@ -182,10 +181,33 @@ class VectorStore:
 
     def _delete(self, condition: models.Filter) -> None:
         selector = models.FilterSelector(filter=condition)
+        for collection in self._collections():
+            with _qdrant_errors():
+                self._client.delete(collection, points_selector=selector, wait=True)
+
+    def _collections(self) -> list[str]:
         with _qdrant_errors():
-            for collection in self._client.get_collections().collections:
-                if collection.name.startswith(COLLECTION_PREFIX):
-                    self._client.delete(collection.name, points_selector=selector, wait=True)
+            names = [collection.name for collection in self._client.get_collections().collections]
+        return sorted(name for name in names if name.startswith(COLLECTION_PREFIX))
+
+    def _scroll(
+        self, collection: str, condition: models.Filter | None, payload: list[str] | None = None
+    ) -> Iterator[Any]:
+        """The matching points, read page by page, with the named payload fields only."""
+        offset: Any = None
+        while True:
+            with _qdrant_errors():
+                records, offset = self._client.scroll(
+                    collection,
+                    scroll_filter=condition,
+                    limit=SCROLL_PAGE,
+                    offset=offset,
+                    with_payload=payload or False,
+                    with_vectors=False,
+                )
+            yield from records
+            if offset is None:
+                return
 
 
 def _equals(field: str, value: str | int) -> models.FieldCondition:

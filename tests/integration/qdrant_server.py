@@ -18,8 +18,12 @@ from qdrant_client import QdrantClient, models
 
 from cluster.ports import LOOPBACK
 
-Answer = dict[str, Any]
 STATUS_OF_WORDS = {"already exists": 409, "not found": 404}  # local mode raises nothing more exact than ValueError
+
+
+class _Success(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        return super().render({"result": content, "status": "ok", "time": 0.0})
 
 
 class QdrantServer:
@@ -63,12 +67,12 @@ class QdrantServer:
         self._refusal = _failure(status, message, headers) if status else None
 
     def _app(self) -> FastAPI:
-        app = FastAPI()
+        app = FastAPI(default_response_class=_Success)
         collection = "/collections/{name}"
         for method, path, endpoint in (
-            ("GET", "/", lambda: {"title": "qdrant", "version": version("qdrant-client")}),
+            ("GET", "/", lambda: JSONResponse({"title": "qdrant", "version": version("qdrant-client")})),
             ("GET", "/collections", lambda: self._call("get_collections")),
-            ("GET", f"{collection}/exists", lambda name: self._call("collection_exists", name, shape=_exists)),
+            ("GET", f"{collection}/exists", lambda name: {"exists": self._call("collection_exists", name)}),
             ("PUT", collection, self._create),
             ("PUT", f"{collection}/index", self._index),
             ("PUT", f"{collection}/points", self._upsert),
@@ -87,42 +91,33 @@ class QdrantServer:
         self.requests.append(f"{request.method} {request.url.path}?{request.url.query}".removesuffix("?"))
         return await answer(request) if self._refusal is None else self._refusal
 
-    def _call(
-        self, method: str, *args: Any, shape: Callable[[Any], Any] = lambda found: found, **kwargs: Any
-    ) -> Answer:
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
-            found = getattr(self._local, method)(*args, **kwargs)
-        return {"result": shape(found), "status": "ok", "time": 0.0}
+            return getattr(self._local, method)(*args, **kwargs)
 
-    def _create(self, name: str, body: models.CreateCollection) -> Answer:
+    def _create(self, name: str, body: models.CreateCollection) -> Any:
         return self._call("create_collection", name, vectors_config=body.vectors)
 
-    def _index(self, name: str, body: models.CreateFieldIndex) -> Answer:
+    def _index(self, name: str, body: models.CreateFieldIndex) -> Any:
         self.indexes[body.field_name] = str(body.field_schema)
-        return self._call("get_collection", name, shape=lambda _: {"operation_id": 0, "status": "completed"})
+        self._call("get_collection", name)
+        return {"operation_id": 0, "status": "completed"}
 
-    def _upsert(self, name: str, body: models.PointsList) -> Answer:
+    def _upsert(self, name: str, body: models.PointsList) -> Any:
         return self._call("upsert", name, body.points)
 
-    def _delete(self, name: str, body: models.PointsSelector) -> Answer:
+    def _delete(self, name: str, body: models.PointsSelector) -> Any:
         return self._call("delete", name, body)
 
-    def _count(self, name: str, body: models.CountRequest) -> Answer:
+    def _count(self, name: str, body: models.CountRequest) -> Any:
         return self._call("count", name, body.filter, exact=bool(body.exact))
 
-    def _scroll(self, name: str, body: models.ScrollRequest) -> Answer:
-        return self._call("scroll", name, body.filter, limit=body.limit, offset=body.offset, shape=_scroll_page)
+    def _scroll(self, name: str, body: models.ScrollRequest) -> Any:
+        points, following = self._call("scroll", name, body.filter, limit=body.limit, offset=body.offset)
+        return {"points": points, "next_page_offset": following}
 
-    def _query(self, name: str, body: models.QueryRequest) -> Answer:
+    def _query(self, name: str, body: models.QueryRequest) -> Any:
         return self._call("query_points", name, body.query, query_filter=body.filter, limit=body.limit)
-
-
-def _exists(found: bool) -> Answer:
-    return {"exists": found}
-
-
-def _scroll_page(found: tuple[Any, Any]) -> Answer:
-    return {"points": found[0], "next_page_offset": found[1]}
 
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:
