@@ -78,6 +78,7 @@ def test_a_killed_embedded_qdrant_comes_back_with_its_points(cluster: Cluster, t
     assert [hit.document_id for hit in hits] == [ended.document_id]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outage", ["frozen", "killed"])
 def test_a_mongodb_that_is_gone_for_a_while_is_waited_for(cluster: Cluster, scan: Path, outage: str) -> None:
     """Longer than a lease, in the middle of a job: `/readyz` names it, nothing fails, the job ends exact."""

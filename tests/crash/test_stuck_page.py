@@ -37,6 +37,7 @@ def test_7_a_page_that_never_returns_costs_itself_and_nothing_else(cluster: Clus
     assert_published_exactly(cluster.stores, job, complete=False)
 
 
+@pytest.mark.slow
 def test_7_the_loop_that_everybody_writes_first_hangs_on_it(cluster: Cluster, book: Path) -> None:
     """The same file, a plain loop: still at it when Fanfold has long given the page up."""
     with pytest.raises(subprocess.TimeoutExpired):
