@@ -9,9 +9,10 @@ import pytest
 from pymongo.database import Database
 
 from ingest.errors import Category, LeaseLost
-from ingest.model import FailedPage, Failure, Job, JobState, PageFailure, Stage, StageStatus
+from ingest.model import FailedPage, Failure, JobState, PageFailure, Stage, StageStatus
 from ingest.stores.jobs import HeldJob, JobStore
 from tests.builders import TENANT, at_once, pipeline_named
+from tests.integration.queue import claim, insert
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 FAILURE = Failure(category=Category.STORE, message="Qdrant does not answer.", retryable=True, stage=Stage.STORE)
@@ -31,28 +32,6 @@ WRITES: dict[str, Callable[[HeldJob], object]] = {  # every public method of `He
     "release": lambda held: held.release(),
     "close": lambda held: held.close(),
 }
-
-
-@pytest.fixture
-def jobs(database: Database[dict[str, Any]]) -> JobStore:
-    """An empty queue whose leases outlast every test."""
-    store = JobStore(database, lease_ttl_s=60, job_timeout_s=600)
-    store.prepare()
-    return store
-
-
-def insert(jobs: JobStore, document_id: str = "d", *, revision: int = 1, tenant: str = TENANT) -> Job:
-    """A new job."""
-    job = jobs.insert(tenant=tenant, document_id=document_id, revision=revision, pipeline=pipeline_named("p"))
-    assert job is not None
-    return job
-
-
-def claim(jobs: JobStore, holder: str = "a") -> HeldJob:
-    """A claim that succeeds."""
-    held = jobs.claim(holder)
-    assert held is not None
-    return held
 
 
 def change(database: Database[dict[str, Any]], job_id: str, **fields: Any) -> None:

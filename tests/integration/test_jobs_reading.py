@@ -6,31 +6,10 @@ import pytest
 from pymongo.database import Database
 
 from ingest.errors import CancelRequested, LeaseLost, NotFound
-from ingest.model import Job, JobState
-from ingest.stores.jobs import HeldJob, JobStore
-from tests.builders import NOON, TENANT, at_once, pipeline_named
-
-
-@pytest.fixture
-def jobs(database: Database[dict[str, Any]]) -> JobStore:
-    """An empty queue whose leases outlast every test."""
-    store = JobStore(database, lease_ttl_s=60, job_timeout_s=600)
-    store.prepare()
-    return store
-
-
-def insert(jobs: JobStore, document_id: str = "d", *, revision: int = 1, tenant: str = TENANT) -> Job:
-    """A new job."""
-    job = jobs.insert(tenant=tenant, document_id=document_id, revision=revision, pipeline=pipeline_named("p"))
-    assert job is not None
-    return job
-
-
-def claim(jobs: JobStore, holder: str = "a") -> HeldJob:
-    """A claim that succeeds."""
-    held = jobs.claim(holder)
-    assert held is not None
-    return held
+from ingest.model import JobState
+from ingest.stores.jobs import JobStore
+from tests.builders import NOON, TENANT, at_once
+from tests.integration.queue import claim, insert
 
 
 def ask_for_cancel(database: Database[dict[str, Any]], job_id: str) -> bool:
