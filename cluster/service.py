@@ -66,16 +66,8 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         stack.callback(ray.shutdown)
         if joined is not None:
             refuse_second_supervisor()
-        mongodb = None
-        if settings.mongodb_uri is None:
-            report("embedded MongoDB")
-            mongodb = EmbeddedMongoDB(settings.home / "mongodb")
-            mongodb.start()
-            stack.callback(mongodb.stop)
-        if settings.qdrant_url is None:
-            report("embedded Qdrant")
-            start_embedded_qdrant(settings.home / "qdrant")
-            stack.callback(stop_embedded_qdrant)
+        report("embedded stores")
+        mongodb = _start_embedded_stores(settings, stack)
         report("models")
         blueprint = resolve(settings, mongodb_uri=None if mongodb is None else mongodb.uri)
         prepare(blueprint)
@@ -151,6 +143,19 @@ def _start_ray(settings: Settings) -> Any:
         logging_level=logging.ERROR,
         _system_config={"num_workers_soft_limit": IDLE_WORKERS_PER_CPU * (settings.num_cpus or os.cpu_count() or 1)},
     )
+
+
+def _start_embedded_stores(settings: Settings, stack: ExitStack) -> EmbeddedMongoDB | None:
+    """Start those that have no address; they stop with the stack."""
+    if settings.qdrant_url is None:
+        stack.callback(stop_embedded_qdrant)
+        start_embedded_qdrant(settings.home / "qdrant")
+    if settings.mongodb_uri is not None:
+        return None
+    mongodb = EmbeddedMongoDB(settings.home / "mongodb")
+    stack.callback(mongodb.stop)
+    mongodb.start()
+    return mongodb
 
 
 def _start_serve(blueprint: Blueprint) -> None:
