@@ -1,7 +1,6 @@
 """Qdrant's REST protocol on loopback, answered by the client library's own local mode.
 
-Tests have no Qdrant server to run. What this puts under test is the way there and back: the addresses, bodies and
-errors of `QdrantClient(url=...)`. It speaks what `ingest.stores.vectors.QdrantApi` needs, and no more.
+Tests have no Qdrant to run. Under test is the way there and back of `QdrantClient(url=...)`: addresses, bodies, errors.
 """
 
 import socket
@@ -17,8 +16,6 @@ from fastapi.responses import JSONResponse
 from qdrant_client import QdrantClient, models
 
 from cluster.ports import LOOPBACK
-
-STATUS_OF_WORDS = {"already exists": 409, "not found": 404}  # local mode raises nothing more exact than ValueError
 
 
 class _Success(JSONResponse):
@@ -37,38 +34,32 @@ class QdrantServer:
         self._lock = threading.Lock()  # local mode answers one thread at a time
         self._port = 0  # chosen at the first start
 
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://{LOOPBACK}:{self._port}"
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
+    def start(self) -> Self:
         """Listen: whoever connects from now on is answered."""
         listener = socket.create_server((LOOPBACK, self._port))
         self._port = listener.getsockname()[1]
+        self.url = f"http://{LOOPBACK}:{self._port}"
         self._server = uvicorn.Server(uvicorn.Config(self._app(), log_level="critical"))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="qdrant-server")
         self._thread.start()
+        return self
 
     def stop(self) -> None:
         """Answer what has arrived, then nothing more."""
         self._server.should_exit = True
         self._thread.join()
 
+    __enter__ = start
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
     def refuse(self, status: int, message: str = "", **headers: str) -> None:
         """Answer everything with this error from now on; with status 0 as before."""
         self._refusal = _failure(status, message, headers) if status else None
 
     def _app(self) -> FastAPI:
-        app = FastAPI(default_response_class=_Success)
-        collection = "/collections/{name}"
+        app, collection = FastAPI(default_response_class=_Success), "/collections/{name}"
         for method, path, endpoint in (
             ("GET", "/", lambda: JSONResponse({"title": "qdrant", "version": version("qdrant-client")})),
             ("GET", "/collections", lambda: self._call("get_collections")),
@@ -100,7 +91,6 @@ class QdrantServer:
 
     def _index(self, name: str, body: models.CreateFieldIndex) -> Any:
         self.indexes[body.field_name] = str(body.field_schema)
-        self._call("get_collection", name)
         return {"operation_id": 0, "status": "completed"}
 
     def _upsert(self, name: str, body: models.PointsList) -> Any:
@@ -121,7 +111,8 @@ class QdrantServer:
 
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:
-    return _failure(next((status for words, status in STATUS_OF_WORDS.items() if words in str(error)), 400), str(error))
+    words = str(error)  # local mode raises nothing more exact than ValueError
+    return _failure(409 if "already exists" in words else 404 if "not found" in words else 400, words)
 
 
 def _failure(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

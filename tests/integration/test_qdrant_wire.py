@@ -180,11 +180,14 @@ def test_a_server_in_trouble_is_unavailable(
             call(store)
 
 
-def test_a_server_that_asks_for_patience_is_unavailable(store: VectorStore, server: QdrantServer) -> None:
+@EVERY_CALL
+def test_a_server_that_asks_for_patience_is_unavailable(
+    store: VectorStore, server: QdrantServer, call: Callable[[VectorStore], Any]
+) -> None:
     """429 with `Retry-After` (a managed Qdrant limits rates) is tried again later."""
     server.refuse(429, "Too many requests", **{"Retry-After": "1"})
     with pytest.raises(StoreUnavailable):
-        store.count()
+        call(store)
 
 
 def test_a_request_that_is_refused_is_a_store_error(store: VectorStore, server: QdrantServer) -> None:
