@@ -24,7 +24,12 @@ from serve.schemas import JobView
 
 KEEP_ALIVE_S = 1.0
 STOP_TIMEOUT_S = 90.0
-app = typer.Typer(name="fanfold", no_args_is_help=True, help="PDFs in, searchable text out, and the truth about it.")
+app = typer.Typer(
+    name="fanfold",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="PDFs in, searchable text out, and the truth about it.",
+)
 out = Console()
 err = Console(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -107,6 +112,8 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search everything that is published, by meaning."""
+    if not query.strip():
+        raise typer.BadParameter("say what to look for.", param_hint="QUERY")
     with _client() as client:
         hits = client.search(query, limit=limit)
     _print_json(hits) if as_json else out.print(display.hits(hits))

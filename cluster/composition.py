@@ -114,7 +114,7 @@ def qdrant_client(settings: Settings) -> QdrantApi:
     if settings.qdrant_url == EMBEDDED_QDRANT_URL:
         return cast(QdrantApi, EmbeddedQdrant())
     key = None if settings.qdrant_api_key is None else settings.qdrant_api_key.get_secret_value()
-    return QdrantClient(url=settings.qdrant_url, api_key=key, timeout=QDRANT_TIMEOUT_S)
+    return QdrantClient(url=settings.qdrant_url, api_key=key, timeout=QDRANT_TIMEOUT_S, check_compatibility=False)
 
 
 def _required(address: str | None) -> str:

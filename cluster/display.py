@@ -79,7 +79,7 @@ def finish_bar(progress: Progress, bar: TaskID | None, outcome: Outcome) -> None
     """Take the bar away and leave one line about the document."""
     if bar is not None:
         progress.remove_task(bar)
-    progress.console.print(_outcome_line(outcome))
+    progress.console.print(_outcome_line(outcome), soft_wrap=True)
 
 
 def outcomes(found: Sequence[Outcome]) -> RenderableType:
@@ -88,8 +88,8 @@ def outcomes(found: Sequence[Outcome]) -> RenderableType:
     if not found:
         return Text("No PDF found.", style="yellow")
     if failed:
-        return Text(f"{failed} of {len(found)} documents failed.", style="bold red")
-    return Text(f"{len(found)} document{'s'[: len(found) != 1]} done.", style="green")
+        return Text(f"{failed} of {_count(len(found), 'document')} failed.", style="bold red")
+    return Text(f"{_count(len(found), 'document')} done.", style="green")
 
 
 def job_table(jobs: Sequence[JobView]) -> RenderableType:
@@ -168,7 +168,7 @@ def findings(found: Sequence[tuple[Finding, bool]]) -> RenderableType:
     left = len(found) - repaired_count
     repairable = sum(not repaired and finding.repair is not None for finding, repaired in found)
     hint = " Repair what can be repaired: fanfold fsck --repair" * bool(repairable)
-    last = f"{len(found)} finding{'s'[: len(found) != 1]}, {repaired_count} repaired."
+    last = f"{_count(len(found), 'finding')}, {repaired_count} repaired."
     return Group(table, Text(), Text(last, style="yellow" if left else "green"), Text(hint.strip(), style="dim"))
 
 
@@ -186,9 +186,17 @@ def _outcome_line(outcome: Outcome) -> str:
     if outcome.job is None or outcome.error is not None:
         return f"[bold red]failed[/]  {name}: {escape(outcome.error or '')}"
     progress = outcome.job.progress
-    what = f"{progress.pages_total} pages, {progress.chunks_stored} chunks" if outcome.job.state.terminal else ""
-    missing = f", [yellow]{len(outcome.job.failed_pages)} pages failed[/]" if outcome.job.failed_pages else ""
+    what = (
+        f"{_count(progress.pages_total, 'page')}, {_count(progress.chunks_stored, 'chunk')}"
+        if outcome.job.state.terminal
+        else ""
+    )
+    missing = f", [yellow]{_count(len(outcome.job.failed_pages), 'page')} failed[/]" if outcome.job.failed_pages else ""
     return f"{_styled(outcome.job.state)}  {name}  [dim]{what}[/]{missing}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _styled(state: JobState) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ingest.errors import Conflict
+from ingest.errors import ConfigurationError, Conflict
 
 STOP_POLL_S = 0.1
 
@@ -38,7 +38,10 @@ def only_instance(home: Path) -> Iterator[None]:
 
     The lock is the operating system's, so it ends with the process, however it dies.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"FANFOLD_DATA_DIR={home} cannot be created: {error.strerror}.") from error
     with _lock_path(home).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,11 +16,18 @@ class FairScheduler:
     """Slots shared by keys. All methods run on one event loop."""
 
     def __init__(self, slots: int) -> None:
-        self._free = slots
+        self._slots = slots
+        self._free = slots  # below zero after the number of slots was lowered, until enough are given back
         self._in_flight: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._last_turn: dict[str, int] = {}  # of the keys that wait or are in flight
         self._turns = count(1)
+
+    def resize(self, slots: int) -> None:
+        """Share this many slots from now on; those that are held beyond it are not taken away."""
+        self._free += slots - self._slots
+        self._slots = slots
+        self._hand_out()
 
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
@@ -54,7 +61,7 @@ class FairScheduler:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._free and self._waiting:
+        while self._free > 0 and self._waiting:
             key = min(self._waiting, key=self._claim)
             turn = self._waiting[key].popleft()
             if not self._waiting[key]:

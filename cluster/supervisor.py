@@ -45,15 +45,16 @@ class Supervisor:
     async def run(self) -> None:
         """Claim and work until told to stop."""
         settings = self._blueprint.settings
-        slots = SLOTS_PER_CPU * cluster_cpus()
-        engine = RayEngine(self._blueprint, FairScheduler(slots))
-        log.info("supervisor started", holder=self._holder, slots=slots)
+        scheduler = FairScheduler(SLOTS_PER_CPU * cluster_cpus())
+        engine = RayEngine(self._blueprint, scheduler)
+        log.info("supervisor started", holder=self._holder)
         while not self._stopping.is_set():
             held = await self._claim() if len(self._running) < settings.max_running_jobs else None
             if held is not None:
                 self._begin(held, engine)
             else:
                 await self._pause(settings.poll_interval_s)
+                scheduler.resize(SLOTS_PER_CPU * cluster_cpus())  # nodes come and go
         for job in self._running:
             job.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

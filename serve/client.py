@@ -64,7 +64,9 @@ class Client:
     def job(self, job_id: str, *, wait: float = 0) -> schemas.JobView:
         """A job; with `wait`, as soon as it has ended or that many seconds are over."""
         params = {"wait": wait} if wait else None
-        return self._patiently(lambda: self._call(schemas.JobView, "GET", f"/v1/jobs/{job_id}", params=params))
+        return self._patiently(
+            lambda: self._call(schemas.JobView, "GET", f"/v1/jobs/{quote(job_id, safe='')}", params=params)
+        )
 
     def jobs(self, *, state: JobState | None = None, limit: int = schemas.DEFAULT_LIMIT) -> Iterator[schemas.JobView]:
         """The newest jobs, at most `limit`."""
@@ -82,14 +84,16 @@ class Client:
 
     def document(self, document_id: str) -> schemas.DocumentView:
         """A document."""
-        return self._call(schemas.DocumentView, "GET", f"/v1/documents/{document_id}")
+        return self._call(schemas.DocumentView, "GET", f"/v1/documents/{quote(document_id, safe='')}")
 
     def chunks(self, document_id: str) -> Iterator[schemas.ChunkView]:
         """All published chunks of a document, in order."""
         cursor: str | None = None
         while True:
             params = {"limit": schemas.MAX_LIMIT} | ({} if cursor is None else {"cursor": cursor})
-            page = self._call(schemas.ChunkPage, "GET", f"/v1/documents/{document_id}/chunks", params=params)
+            page = self._call(
+                schemas.ChunkPage, "GET", f"/v1/documents/{quote(document_id, safe='')}/chunks", params=params
+            )
             yield from page.chunks
             cursor = page.next_cursor
             if cursor is None:

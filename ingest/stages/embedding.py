@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from ingest.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -60,7 +62,12 @@ class Embedder:
         if device == "cpu":
             torch.set_num_threads(threads)
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-        loaded = SentenceTransformer(model, revision=revision, device=device, model_kwargs={"dtype": dtype})
+        try:
+            loaded = SentenceTransformer(model, revision=revision, device=device, model_kwargs={"dtype": dtype})
+        except OSError as error:
+            raise ConfigurationError(
+                f"FANFOLD_EMBEDDING_MODEL={model} is neither a directory nor a model that can be downloaded from here."
+            ) from error
         loaded.eval()
         return cls(loaded)
 

@@ -207,3 +207,27 @@ async def test_no_schedule_loses_or_invents_a_slot(seed: int) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert await free_slots(pages.scheduler, slots) == slots
+
+
+async def test_more_slots_are_handed_out_at_once_and_fewer_as_they_come_back() -> None:
+    """A node that joins or leaves changes how many pages run; none that runs is stopped."""
+    scheduler = FairScheduler(1)
+    entered: list[str] = []
+    leave = asyncio.Event()
+
+    async def hold(key: str) -> None:
+        async with scheduler.slot(key):
+            entered.append(key)
+            await leave.wait()
+
+    holders = [asyncio.create_task(hold(key)) for key in ("a", "b", "c")]
+    await asyncio.sleep(0.01)
+    assert len(entered) == 1
+    scheduler.resize(2)
+    await asyncio.sleep(0.01)
+    assert len(entered) == 2
+    scheduler.resize(1)
+    leave.set()
+    await asyncio.gather(*holders)
+    assert sorted(entered) == ["a", "b", "c"]
+    assert scheduler._free == 1
