@@ -47,6 +47,7 @@ class StageStatus(StrEnum):
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"
+    FAILED = "failed"  # the job ended in the middle of it
 
 
 class Route(StrEnum):

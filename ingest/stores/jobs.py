@@ -279,7 +279,14 @@ class HeldJob:
     def settle(self, state: JobState, error: Failure | None = None) -> None:
         """Reach a terminal state. A published job stays open until `close`, for collection; the others close here."""
         published = state in PUBLISHED
-        change = {"state": state, "error": None if error is None else error.model_dump(), "open": published}
+        failure = None if error is None else error.model_dump()
+        change: dict[str, Any] = {"state": state, "error": failure, "open": published}
+        for stage, record in self.job.stages.items():
+            if record.status is StageStatus.RUNNING:
+                change |= {
+                    f"stages.{stage}.status": StageStatus.FAILED,
+                    f"stages.{stage}.finished_at": self._store.now(),
+                }
         self._write(change | self._attempt_end(state, error), state=JobState.RUNNING)
 
     @fault_point("jobs.requeue")

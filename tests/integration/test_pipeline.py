@@ -14,7 +14,7 @@ from pymongo.database import Database
 
 from ingest import ids
 from ingest.errors import PageUnreadable, StoreUnavailable, WorkerCrashed
-from ingest.model import Job, JobState, PageFailure, PipelineSpec, Revision, Stage
+from ingest.model import Job, JobState, PageFailure, PipelineSpec, Revision, Stage, StageStatus
 from ingest.pipeline import Pipeline
 from ingest.revisions import roll_back
 from ingest.settings import Settings
@@ -197,6 +197,8 @@ async def test_attempts_without_progress_are_bounded(bench: Bench) -> None:
         job = await bench.run(bench.claim(), failing("inspect", 0, WorkerCrashed("It died.")))
     assert job.state is JobState.FAILED
     assert [attempt.outcome for attempt in job.attempts] == ["requeued", "requeued", "failed"]
+    assert job.stages[Stage.EXTRACT].status is StageStatus.FAILED
+    assert job.stages[Stage.EXTRACT].finished_at is not None
     assert bench.stores.jobs.claim("another") is None
     bench.assert_no_rows(job)
 
