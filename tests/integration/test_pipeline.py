@@ -14,23 +14,19 @@ from pymongo.database import Database
 
 from ingest import ids
 from ingest.errors import PageUnreadable, StoreUnavailable, WorkerCrashed
-from ingest.model import Job, JobState, PageFailure, PipelineSpec, Revision, Stage, StageStatus
+from ingest.model import JobState, PageFailure, Revision, Stage, StageStatus
 from ingest.pipeline import Pipeline
 from ingest.revisions import roll_back
 from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.jobs import HeldJob, JobStore
-from ingest.submission import Upload, submit
+from ingest.submission import Upload
 from tests.conftest import PIPELINE
-from tests.integration.engines import Hook, InlineEngine, no_hook
+from tests.integration.bench import Bench, Killed, failing
 from tests.pdfs import SCAN, pdf_of
 
 TEXT = "The harbour master keeps the tide tables in a drawer beneath the window. "
 DatabaseOf = Database[dict[str, Any]]
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours may catch it."""
 
 
 @pytest.fixture
@@ -42,65 +38,10 @@ def upload(tmp_path: Path) -> Upload:
     return Upload(path, "harbour.pdf", hashlib.sha256(data).hexdigest(), len(data))
 
 
-class Bench:
-    """One document on its way, driven by hand."""
-
-    def __init__(self, database: DatabaseOf, stores: Stores, settings: Settings, upload: Upload) -> None:
-        self.database = database
-        self.stores = stores
-        self.settings = settings
-        self.upload = upload
-        self.engine = InlineEngine(stores, settings)
-
-    def submit(self, pipeline: PipelineSpec = PIPELINE) -> Job:
-        """Submit the document."""
-        return submit(self.stores, self.upload, tenant="default", pipeline=pipeline).job
-
-    def claim(self, holder: str = "holder") -> HeldJob:
-        """Claim the one job there is."""
-        held = self.stores.jobs.claim(holder)
-        assert held is not None
-        return held
-
-    async def run(self, held: HeldJob, before: Hook = no_hook, pipeline: PipelineSpec = PIPELINE) -> Job:
-        """One attempt; the job's record afterwards."""
-        self.engine = InlineEngine(self.stores, self.settings, before)
-        await Pipeline(held, self.stores, self.engine, pipeline, self.settings).run()
-        return self.stores.jobs.job("default", held.job.job_id)
-
-    def assert_published_exactly(self, job: Job) -> None:
-        """Chunk ids = point ids = the manifest of the published revision, and no other row of the document."""
-        document = self.stores.catalog.document("default", job.document_id)
-        manifest = set(ids.chunk_ids(job.document_id, job.revision, document.chunk_count))
-        assert document.published_revision == job.revision
-        assert manifest
-        for revision in range(1, job.revision + 1):
-            expected = manifest if revision == job.revision else set()
-            assert self.stores.catalog.chunk_ids(job.document_id, revision) == expected
-            assert self.stores.vectors.point_ids(job.document_id, revision) == expected
-
-    def assert_no_rows(self, job: Job) -> None:
-        """Neither store holds a row of the job's revision."""
-        assert self.stores.catalog.chunk_ids(job.document_id, job.revision) == set()
-        assert self.stores.vectors.point_ids(job.document_id, job.revision) == set()
-
-
 @pytest.fixture
 def bench(database: DatabaseOf, stores: Stores, settings: Settings, upload: Upload) -> Bench:
     """A bench with empty stores."""
     return Bench(database, stores, settings.model_copy(update={"embedding_batch_chunks": 2}), upload)
-
-
-def failing(call: str, number: int, error: BaseException, times: int = 1) -> Hook:
-    """Raise `error` before the first `times` calls of this kind with this number."""
-    left = [times]
-
-    async def before(name: str, given: int) -> None:
-        if (name, given) == (call, number) and left[0]:
-            left[0] -= 1
-            raise error
-
-    return before
 
 
 async def test_a_document_is_published_whole_and_its_working_copies_go(bench: Bench) -> None:

@@ -22,7 +22,7 @@ from ingest.stores.vectors import VectorStore
 from ingest.submission import Upload, submit
 from tests.builders import TENANT, a_document, an_upload, axis_vectors, pipeline_named, some_chunks
 from tests.conftest import PIPELINE
-from tests.integration.test_pipeline import Bench, failing
+from tests.integration.bench import Bench, failing
 from tests.pdfs import SCAN, pdf_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
