@@ -31,6 +31,11 @@ class JobState(StrEnum):
         """Whether nothing will change any more."""
         return self not in {JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING}
 
+    @property
+    def published(self) -> bool:
+        """Whether the job ended with its revision shown to readers."""
+        return self in {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}
+
 
 class Stage(StrEnum):
     """The four durable steps of a job, in order."""
@@ -231,7 +236,7 @@ class Job(Record):
     @property
     def percent(self) -> float:
         """0 to 100. Reading pages weighs 70, embedding 20, storing 10: about what they cost on a CPU."""
-        if self.state in {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}:
+        if self.state.published:
             return 100.0
         done = self.progress
         pages = done.pages_done / done.pages_total if done.pages_total else 0.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ingest import ids
 from ingest.errors import EmptyFile, NotAPdf, StoreUnavailable
-from ingest.model import Document, Job, JobState, PipelineSpec
+from ingest.model import Document, Job, PipelineSpec
 from ingest.stores import Stores
 
 PDF_HEADER = b"%PDF-"
@@ -100,8 +100,7 @@ def _job_that_serves(stores: Stores, tenant: str, document_id: str, pipeline: Pi
         return None
     if not latest.state.terminal:
         return latest
-    published = latest.state in {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}
-    if not published or latest.pipeline.fingerprint != pipeline.fingerprint:
+    if not latest.state.published or latest.pipeline.fingerprint != pipeline.fingerprint:
         return None
     document = stores.catalog.documents(tenant, [document_id]).get(document_id)
     shown = document is not None and document.published_revision == latest.revision

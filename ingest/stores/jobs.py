@@ -33,7 +33,7 @@ from ingest.model import (
 from ingest.stores.mongo import mongo_errors
 
 CLAIM_CANDIDATES = 16
-PUBLISHED = (JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED)
+PUBLISHED = tuple(state for state in JobState if state.published)
 
 
 class JobStore:
@@ -278,9 +278,8 @@ class HeldJob:
     @fault_point("jobs.settle")
     def settle(self, state: JobState, error: Failure | None = None) -> None:
         """Reach a terminal state. A published job stays open until `close`, for collection; the others close here."""
-        published = state in PUBLISHED
         failure = None if error is None else error.model_dump()
-        change: dict[str, Any] = {"state": state, "error": failure, "open": published}
+        change: dict[str, Any] = {"state": state, "error": failure, "open": state.published}
         for stage, record in self.job.stages.items():
             if record.status is StageStatus.RUNNING:
                 change |= {
