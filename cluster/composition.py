@@ -19,7 +19,8 @@ from ingest.stages.embedding import embedding_dimension, max_tokens
 from ingest.stages.models import embedding_model_path
 from ingest.stores import Stores, mongo
 from ingest.stores.catalog import Catalog
-from ingest.stores.jobs import HeldJob, JobStore
+from ingest.stores.held import HeldJob
+from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore, S3Store, open_object_store
 from ingest.stores.vectors import QdrantApi, VectorStore, collection_name
 from ingest.telemetry import configure_logging

@@ -22,7 +22,7 @@ from ingest import faults
 from ingest.errors import ConfigurationError, Conflict, StoreUnavailable
 from ingest.pipeline import Pipeline
 from ingest.stores import Stores
-from ingest.stores.jobs import HeldJob
+from ingest.stores.held import HeldJob
 from ingest.telemetry import get_logger
 
 SUPERVISOR_ACTOR = "supervisor"

@@ -11,9 +11,9 @@ import ray
 
 from cluster.composition import Blueprint, activities
 from ingest.model import ChunkPlan, Inspection, Revision
+from ingest.settings import INSPECT_START_FACTOR
 
 OCR_ENV = {"env_vars": {"OMP_NUM_THREADS": "1", "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"}}
-INSPECT_START_FACTOR = 4  # opening and repairing a broken PDF may take longer than reading one of its pages
 
 
 @contextmanager

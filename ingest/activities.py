@@ -136,8 +136,8 @@ class Activities:
         checkpoints = self._checkpoints(revision)
         chunks = checkpoints.read_chunks(batch)
         vectors = checkpoints.read_vectors(batch)
-        self._stores.catalog.upsert_chunks(revision.tenant, revision.document_id, revision.number, chunks)
-        self._stores.vectors.upsert(revision.tenant, revision.document_id, revision.number, chunks, vectors)
+        self._stores.catalog.upsert_chunks(revision, chunks)
+        self._stores.vectors.upsert(revision, chunks, vectors)
 
     def _checkpoints(self, revision: Revision) -> Checkpoints:
         return Checkpoints(self._stores.objects, revision.document_id, revision.pipeline, revision.missing_pages)

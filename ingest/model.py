@@ -5,6 +5,7 @@ between stages are frozen dataclasses.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -223,6 +224,7 @@ class Job(Record):
     created_at: AwareDatetime
     updated_at: AwareDatetime
     open: bool = False  # holds its document: not yet settled, or settled and not yet collected
+    sweep_at: AwareDatetime | None = None  # when to look again for what nobody needs any more
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
@@ -250,6 +252,24 @@ class Job(Record):
         return sum(
             attempt.units_at_start == self.progress.units and attempt.outcome != RELEASED for attempt in self.attempts
         )
+
+    @property
+    def retryable(self) -> bool:
+        """Whether it has ended in a way after which the same bytes may do better."""
+        if self.state is JobState.FAILED:
+            return self.error is None or self.error.retryable
+        return self.state in {JobState.CANCELLED, JobState.PARTIALLY_SUCCEEDED}
+
+    @property
+    def worked(self) -> timedelta:
+        """How long its attempts took so far, without the waiting between them."""
+        ends = ((attempt.started_at, attempt.ended_at or self.updated_at) for attempt in self.attempts)
+        return sum((ended_at - started_at for started_at, ended_at in ends), timedelta())
+
+    @property
+    def sweep_due(self) -> bool:
+        """Whether it was reopened because what it had kept is not needed any more."""
+        return self.sweep_at is not None and self.sweep_at <= self.updated_at
 
     @property
     def publish_decided(self) -> bool:
@@ -287,6 +307,7 @@ class StoredChunk(Record):
     first_page: int
     last_page: int
     token_count: int
+    epoch: int = 0
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
@@ -300,6 +321,7 @@ class Revision:
     number: int
     pipeline: PipelineSpec
     missing_pages: tuple[int, ...] = ()  # given up: the revision is made without them
+    epoch: int = 0  # of the attempt: rows carry it, so that a late rollback cannot remove a later attempt's
 
 
 @dataclass(frozen=True, slots=True)

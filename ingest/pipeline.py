@@ -6,12 +6,14 @@ cleans nothing up, because the next holder is already at work.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from contextlib import suppress
-from typing import Protocol
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
 
 from ingest import revisions
 from ingest.checkpoints import Checkpoints
+from ingest.collection import Kept, collect, collect_objects
 from ingest.errors import (
     AttemptsExhausted,
     CancelRequested,
@@ -23,18 +25,20 @@ from ingest.errors import (
     StoreError,
     TooManyFailedPages,
     WorkError,
+    WorkTimeout,
 )
 from ingest.failures import failed_page, failure_of
 from ingest.model import ChunkPlan, FailedPage, Failure, Inspection, JobState, PipelineSpec, Revision, Stage
 from ingest.settings import Settings
 from ingest.stores import Stores
-from ingest.stores.jobs import HeldJob
+from ingest.stores.held import HeldJob
 from ingest.telemetry import get_logger
 from ingest.tenure import Tenure
 
 PAGE_TRIES = 2  # a page that fails is tried once more, alone in its process, before it is given up
 MAX_DELAY_DOUBLINGS = 6
 
+T = TypeVar("T")
 log = get_logger()
 
 
@@ -90,12 +94,16 @@ class Pipeline:
             except (LeaseLost, StoreError) as failed:
                 log.warning("attempt could not be ended; the next claim goes on", error=failed.message)
 
+    def hint(self) -> None:
+        """Somebody says that a cancel was asked for: look at once."""
+        self._tenure.hint()
+
     async def _ingest(self) -> None:
         if not self._tenure.job.state.terminal:
             await self._prepare()
-            inspection = await self._extract()
-            plan = await self._embed()
-            await self._store(plan)
+            inspection = await self._within_limit(self._extract())
+            plan = await self._within_limit(self._embed())
+            await self._within_limit(self._store(plan))
             await self._publish(inspection, plan)
         await self._collect()
 
@@ -116,7 +124,7 @@ class Pipeline:
     async def _extract(self) -> Inspection:
         """Text pages in bulk with the inspection; every other page as a unit of work of its own."""
         await self._start(Stage.EXTRACT)
-        inspection = await self._tenure.patiently(self._engine.inspect, self._revision)
+        inspection = await self._tenure.work(self._engine.inspect, self._revision)
         failed = {page.page_number: page for page in self._tenure.job.failed_pages}
         for page_number, reason in inspection.unreadable_pages:
             failed[page_number] = failed_page(page_number, PageUnreadable(reason))
@@ -142,7 +150,7 @@ class Pipeline:
         """OCR one page; the error that made it be given up, if it was."""
         for tries_left in reversed(range(PAGE_TRIES)):
             try:
-                await self._tenure.patiently(self._engine.read_page, self._revision, page_number)
+                await self._tenure.work(self._engine.read_page, self._revision, page_number)
             except WorkError as error:
                 log.warning("page failed", page_number=page_number, error=error.message, tries_left=tries_left)
                 if not error.retryable or tries_left == 0:
@@ -164,11 +172,11 @@ class Pipeline:
     async def _embed(self) -> ChunkPlan:
         """Cut the text into chunks, and embed them batch by batch."""
         await self._start(Stage.EMBED)
-        plan = await self._tenure.patiently(self._engine.cut, self._revision)
+        plan = await self._tenure.work(self._engine.cut, self._revision)
         self._tenure.counts |= {"chunks_total": plan.chunk_count, "chunks_embedded": 0}
 
         async def embed(batch: int, size: int) -> None:
-            await self._tenure.patiently(self._engine.embed, self._revision, batch)
+            await self._tenure.work(self._engine.embed, self._revision, batch)
             self._tenure.counts["chunks_embedded"] += size
 
         await _all(embed(batch, size) for batch, size in enumerate(plan.batch_sizes))
@@ -176,16 +184,12 @@ class Pipeline:
         return plan
 
     async def _store(self, plan: ChunkPlan) -> None:
-        """Write chunks and points under this revision, where no reader sees them; skip batches that are there."""
+        """Write chunks and points under this revision and epoch, where no reader sees them."""
         await self._start(Stage.STORE)
-        missing = await self._tenure.ask(revisions.missing_chunks, self._stores, self._revision, plan.chunk_count)
         self._tenure.counts["chunks_stored"] = 0
-        first = 0
         for batch, size in enumerate(plan.batch_sizes):
-            if not missing.isdisjoint(range(first, first + size)):
-                await self._tenure.patiently(self._engine.store, self._revision, batch)
+            await self._tenure.work(self._engine.store, self._revision, batch)
             self._tenure.counts["chunks_stored"] += size
-            first += size
         await self._finish(Stage.STORE)
 
     async def _publish(self, inspection: Inspection, plan: ChunkPlan) -> None:
@@ -212,15 +216,18 @@ class Pipeline:
         log.info("published", revision=revision.number, chunks=plan.chunk_count)
 
     async def _collect(self) -> None:
-        """Remove what nobody needs any more. A document with failed pages keeps what a retry of them needs."""
-        complete = self._tenure.job.state is JobState.SUCCEEDED
-        await self._tenure.ask(revisions.collect_rows, self._stores, self._revision)
-        if complete:
-            keep_source = self._settings.keep_source
-            await self._tenure.ask(
-                revisions.discard_objects, self._stores, self._revision.document_id, keep_source=keep_source
+        """Remove what nobody needs any more, then let the document have another job. A delete meanwhile is obeyed."""
+        closed = False
+        while not closed:
+            sweep_at = await self._tenure.ask(
+                collect,
+                self._stores,
+                self._tenure.job,
+                keep_source=self._settings.keep_source,
+                retry_window=timedelta(seconds=self._settings.retry_window_s),
+                still_ours=self._tenure.check_held,
             )
-        await self._tenure.write(self._tenure.held.close)
+            closed = await self._tenure.write(self._tenure.held.close, sweep_at=sweep_at)
 
     async def _end(self, error: Exception) -> None:
         """End an attempt that was stopped, by what the database says of the job now: a reply may have been lost."""
@@ -231,7 +238,7 @@ class Pipeline:
         job = await self._tenure.write(self._tenure.held.renew)
         failure = failure_of(error, self._stage)
         if job.state.terminal:
-            log.warning("collection is not finished; the next claim goes on")
+            log.warning("collection is not finished; the next claim goes on", error=failure.message)
         elif job.publish_decided and not isinstance(error, DocumentGone):
             await self._requeue(failure)  # it is, or will be, visible: nothing is rolled back any more
         elif isinstance(error, CancelRequested):
@@ -239,7 +246,7 @@ class Pipeline:
         elif failure.retryable and not isinstance(error, InputError) and self._may_try_again():
             await self._requeue(failure)
         else:
-            await self._settle_unpublished(JobState.FAILED, failure, discard=not failure.retryable)
+            await self._settle_unpublished(JobState.FAILED, failure)
 
     def _may_try_again(self) -> bool:
         """Whether time and attempts are left. What is wrong with the document itself does not come here."""
@@ -253,26 +260,37 @@ class Pipeline:
             self._tenure.held.requeue, failure, delay_s=self._settings.retry_delay_s * 2**doublings
         )
 
-    async def _settle_unpublished(
-        self, state: JobState, failure: Failure | None = None, *, discard: bool = True
-    ) -> None:
+    async def _settle_unpublished(self, state: JobState, failure: Failure | None = None) -> None:
         """Roll this revision back, verify that nothing is left, and only then reach the terminal state."""
         await self._tenure.ask(revisions.roll_back, self._stores, self._revision)
-        if discard:
-            await self._tenure.ask(revisions.discard_objects, self._stores, self._revision.document_id)
+        if state is JobState.CANCELLED:
+            document_id, only_source = self._tenure.job.document_id, Kept(source=True)
+            await self._tenure.ask(collect_objects, self._stores, document_id, only_source, self._tenure.check_held)
         await self._tenure.write(self._tenure.held.settle, state, failure)
         log.info("settled", state=state, category=None if failure is None else failure.category)
+        await self._collect()
 
     @property
     def _revision(self) -> Revision:
         job = self._tenure.job
         missing = tuple(page.page_number for page in job.failed_pages)
-        return Revision(job.tenant, job.document_id, job.revision, job.pipeline, missing)
+        return Revision(job.tenant, job.document_id, job.revision, job.pipeline, missing, job.lease.epoch)
 
     @property
     def _checkpoints(self) -> Checkpoints:
         revision = self._revision
         return Checkpoints(self._stores.objects, revision.document_id, revision.pipeline, revision.missing_pages)
+
+    async def _within_limit(self, stage: Coroutine[Any, Any, T]) -> T:
+        """Do a stage's work. Raises `WorkTimeout` when it takes longer than FANFOLD_STAGE_TIMEOUT_S."""
+        limit = asyncio.timeout(self._settings.stage_timeout_s)
+        try:
+            async with limit:
+                return await stage
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise WorkTimeout(f"Stage {self._stage} took longer than FANFOLD_STAGE_TIMEOUT_S allows.") from None
 
     async def _start(self, stage: Stage) -> None:
         self._stage = stage

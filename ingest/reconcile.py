@@ -18,7 +18,8 @@ from pathlib import Path
 from uuid import UUID
 
 from ingest import ids
-from ingest.model import Document, Finding, FindingKind, Job, JobState
+from ingest.collection import kept_objects
+from ingest.model import Document, Finding, FindingKind, Job
 from ingest.stores import Stores
 
 SUBMIT_GRACE_S = 2.0  # a submit puts the source, then inserts the job: wait this long before calling a source an orphan
@@ -134,6 +135,8 @@ class _Case:
         if document is None:
             return cls(stores, document_id, latest, None, "the document is unknown")
         deleted = document.deleted_at is not None
+        if deleted and latest is not None and latest.sweep_at is not None:
+            return None  # its last job will be opened once more, to remove what is left
         return cls(stores, document_id, latest, None if deleted else document, "the document was deleted" * deleted)
 
     @property
@@ -159,16 +162,15 @@ class _Case:
 
     def orphans(self, *, keep_source: bool, submitted_before: float) -> Iterator[Finding]:
         """Checkpoints and source, if nobody needs them."""
-        why = self.why_gone or _why_done(self.latest)
-        if not why:
-            return
-        checkpoints = self.stores.objects.keys(ids.checkpoint_prefix(self.document_id))
-        kept = keep_source and not self.why_gone and self.latest is not None and self.latest.state is JobState.SUCCEEDED
+        for_retry = self.latest is not None and self.latest.sweep_at is not None
+        kept = kept_objects(self.latest, self.document, keep_source=keep_source, for_retry=for_retry)
+        checkpoints = [] if kept.checkpoints else self.stores.objects.keys(ids.checkpoint_prefix(self.document_id))
         source = []
-        if not kept and self.stores.objects.exists(ids.source_key(self.document_id)):
+        if not kept.source and self.stores.objects.exists(ids.source_key(self.document_id)):
             time.sleep(max(0.0, submitted_before + SUBMIT_GRACE_S - time.monotonic()))
             source = [ids.source_key(self.document_id)]
         if checkpoints or source:
+            why = self.why_gone or _why_done(self.latest)
             detail = f"{len(checkpoints)} checkpoints{' and the source' * len(source)}: {why}."
             keys = (*checkpoints, *source)
             yield Finding(FindingKind.ORPHAN_OBJECTS, self.document_id, None, detail, self.job_id, keys)
@@ -191,12 +193,7 @@ class _Case:
 
 
 def _why_done(latest: Job | None) -> str:
-    """Why no job needs the document's objects; empty while a retry may (docs/adr/0005)."""
-    if latest is None:
-        return "no job was accepted"
-    failed_for_good = latest.state is JobState.FAILED and latest.error is not None and not latest.error.retryable
-    done = failed_for_good or latest.state in {JobState.SUCCEEDED, JobState.CANCELLED}
-    return f"the last job ended {latest.state}, and no retry needs them" if done else ""
+    return "no job was accepted" if latest is None else f"the last job ended {latest.state}, and no retry needs them"
 
 
 def _untouched(stores: Stores, document_id: str, job_id: str | None) -> bool:

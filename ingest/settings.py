@@ -9,6 +9,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+INSPECT_START_FACTOR = 4  # opening and repairing a broken PDF may take longer than reading one of its pages
+
 
 class Settings(BaseSettings):
     """The service's settings. Unset store addresses mean: embedded, under `data_dir`."""
@@ -39,6 +41,10 @@ class Settings(BaseSettings):
     max_failed_page_ratio: float = Field(0.5, ge=0, le=1, description="Share of failed pages beyond which a job fails.")
     page_timeout_s: float = Field(120.0, gt=0, description="Longest work on one page.")
     job_timeout_s: float = Field(6 * 3600.0, gt=0, description="Longest work on one job, from its first claim.")
+    stage_timeout_s: float = Field(4 * 3600.0, gt=0, description="Longest work on one stage in one attempt.")
+    stall_timeout_s: float = Field(
+        1800.0, gt=0, description="How long an attempt may get nothing done before it is given up."
+    )
     lease_ttl_s: float = Field(30.0, gt=0, description="How long a silent holder keeps a job.")
     outage_timeout_s: float = Field(900.0, ge=0, description="How long a job waits for a store that does not answer.")
     retry_delay_s: float = Field(2.0, ge=0, description="First wait before another attempt; doubles each time.")
@@ -64,6 +70,9 @@ class Settings(BaseSettings):
     chunk_overlap_tokens: int = Field(30, ge=0, description="Tokens that neighbouring chunks share at most.")
 
     faults: Path | None = Field(None, description="For tests only: a plan of faults, see `ingest/faults.py`.")
+    retry_window_s: float = Field(
+        7 * 86_400.0, ge=0, description="How long a job that did not succeed keeps what a retry of it needs."
+    )
     keep_source: bool = Field(False, description="Keep the PDF after its document is published.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
@@ -71,6 +80,16 @@ class Settings(BaseSettings):
     def _overlap_is_a_part_of_a_chunk(self) -> Self:
         if self.chunk_overlap_tokens >= self.chunk_tokens:
             raise ValueError("FANFOLD_CHUNK_OVERLAP_TOKENS must be smaller than FANFOLD_CHUNK_TOKENS")
+        return self
+
+    @model_validator(mode="after")
+    def _stalling_is_longer_than_waiting(self) -> Self:
+        longest = max(self.outage_timeout_s, INSPECT_START_FACTOR * self.page_timeout_s)
+        if self.stall_timeout_s <= longest:
+            raise ValueError(
+                "FANFOLD_STALL_TIMEOUT_S must be longer than FANFOLD_OUTAGE_TIMEOUT_S and "
+                f"{INSPECT_START_FACTOR} times FANFOLD_PAGE_TIMEOUT_S"
+            )
         return self
 
     @property

@@ -1,13 +1,14 @@
 """Submitting: the source first, then the job; both durable before anybody is told "accepted"."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ingest import ids
-from ingest.errors import EmptyFile, NotAPdf, StoreUnavailable
-from ingest.model import Document, Job, PipelineSpec
+from ingest.errors import Conflict, EmptyFile, NotAPdf, StoreUnavailable
+from ingest.model import Document, Job, JobState, PipelineSpec
 from ingest.stores import Stores
 
 PDF_HEADER = b"%PDF-"
@@ -60,11 +61,48 @@ def submit(stores: Stores, upload: Upload, *, tenant: str, pipeline: PipelineSpe
         return Submission(existing, created=False)
     _put_source(stores, document_id, upload)
     stores.catalog.register(_document(upload, tenant, document_id))
-    submission = _open_job(stores, tenant, document_id, pipeline)
+    submission = _open_job(
+        stores, tenant, document_id, pipeline, lambda: _job_that_serves(stores, tenant, document_id, pipeline)
+    )
     if submission.created:
         _put_source(stores, document_id, upload)
         stores.catalog.advance(document_id, submission.job.revision)
+    elif submission.job.state is JobState.SUCCEEDED:  # meanwhile: the source that was just put is nobody's
+        stores.jobs.request_sweep(submission.job.job_id)
     return submission
+
+
+def retry(stores: Stores, job: Job, *, pipeline: PipelineSpec) -> Submission:
+    """A new job for the document of one that ended without all its pages; what was committed is not done again.
+
+    When the document has another job by now, that one is it. Raises `Conflict` where no retry can help.
+    """
+    if not job.state.terminal:
+        raise Conflict(f"The job is {job.shown_state}. Only one that has ended can be retried.")
+    _refuse_pointless_retry(stores, job)
+
+    def newer() -> Job | None:
+        latest = stores.jobs.latest(job.document_id)
+        return latest if latest is not None and _is_active(latest) else None
+
+    submission = _open_job(stores, job.tenant, job.document_id, pipeline, newer)
+    if submission.created:
+        stores.catalog.advance(job.document_id, submission.job.revision)
+    return submission
+
+
+def _refuse_pointless_retry(stores: Stores, job: Job) -> None:
+    """Judged by the document's latest job: a later one may have done what this one did not."""
+    latest = stores.jobs.latest(job.document_id) or job
+    if not stores.catalog.documents(job.tenant, [job.document_id]):
+        raise Conflict("The document was deleted. Send it again.")
+    if latest.state is JobState.SUCCEEDED:
+        raise Conflict("There is nothing to retry: every page of the document is published.")
+    if latest.state.terminal and not latest.retryable:
+        reason = "" if latest.error is None else f" {latest.error.message}"
+        raise Conflict(f"The same bytes would fail in the same way.{reason}")
+    if not stores.objects.exists(ids.source_key(job.document_id)):
+        raise Conflict("The uploaded file is not kept any more. Send it again.")
 
 
 def _put_source(stores: Stores, document_id: str, upload: Upload) -> None:
@@ -73,11 +111,13 @@ def _put_source(stores: Stores, document_id: str, upload: Upload) -> None:
         stores.objects.put_file(key, upload.path)
 
 
-def _open_job(stores: Stores, tenant: str, document_id: str, pipeline: PipelineSpec) -> Submission:
+def _open_job(
+    stores: Stores, tenant: str, document_id: str, pipeline: PipelineSpec, job_that_serves: Callable[[], Job | None]
+) -> Submission:
     """Insert the document's next job, or find that somebody else has just done so."""
     give_up_at = time.monotonic() + COLLECTION_WAIT_S
     while time.monotonic() < give_up_at:
-        existing = _job_that_serves(stores, tenant, document_id, pipeline)
+        existing = job_that_serves()
         if existing is not None:
             return Submission(existing, created=False)
         latest = stores.jobs.latest(document_id)
@@ -89,8 +129,8 @@ def _open_job(stores: Stores, tenant: str, document_id: str, pipeline: PipelineS
         )
         if job is not None:
             return Submission(job, created=True)
-        time.sleep(COLLECTION_POLL_S)  # a published job of another pipeline is being collected: it closes soon
-    raise StoreUnavailable("An earlier version of this document is still being cleaned up. Try again in a moment.")
+        time.sleep(COLLECTION_POLL_S)  # a job of the document is being cancelled or collected: it closes soon
+    raise StoreUnavailable("An earlier job of this document is still being cleaned up. Try again in a moment.")
 
 
 def _job_that_serves(stores: Stores, tenant: str, document_id: str, pipeline: PipelineSpec) -> Job | None:
@@ -98,13 +138,18 @@ def _job_that_serves(stores: Stores, tenant: str, document_id: str, pipeline: Pi
     latest = stores.jobs.latest(document_id)
     if latest is None:
         return None
-    if not latest.state.terminal:
+    if _is_active(latest):
         return latest
     if not latest.state.published or latest.pipeline.fingerprint != pipeline.fingerprint:
         return None
     document = stores.catalog.documents(tenant, [document_id]).get(document_id)
     shown = document is not None and document.published_revision == latest.revision
     return latest if shown else None
+
+
+def _is_active(job: Job) -> bool:
+    """Whether the job will bring its document to readers; one that is being cancelled will not."""
+    return not job.state.terminal and job.cancel_requested_at is None
 
 
 def _document(upload: Upload, tenant: str, document_id: str) -> Document:

@@ -1,4 +1,4 @@
-"""Tenure of a claimed job: the lease is kept while work goes on, writes go out one at a time, outages are waited out.
+"""Tenure of a claimed job: the lease is kept while work gets on, writes go out one at a time, outages are waited out.
 
 What an attempt does is in `ingest/pipeline.py`; this is what lets it do so safely.
 """
@@ -13,10 +13,11 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from ingest.errors import CancelRequested, LeaseLost, StoreUnavailable, WorkTimeout
 from ingest.model import Job
 from ingest.settings import Settings
-from ingest.stores.jobs import HeldJob
+from ingest.stores.held import HeldJob
 from ingest.telemetry import get_logger
 
 HEARTBEAT_S = 0.5
+LOOK_S = 2.0  # a cancel request is seen after this time at the latest, when no hint comes and nothing is written
 RENEWALS_PER_TTL = 4
 STOP_BEFORE_TTL = 0.8  # share of the lease after which a holder that could not renew stops itself
 FIRST_PAUSE_S = 0.2
@@ -35,6 +36,8 @@ class Tenure:
         self.counts: dict[str, int] = {}  # of `Progress`; the heartbeat makes them durable
         self._settings = settings
         self._writing = asyncio.Lock()  # one write to the job at a time, so that `held.job` is always the newest
+        self._moved_at = self._read_at = time.monotonic()
+        self._hinted = asyncio.Event()
 
     @property
     def job(self) -> Job:
@@ -53,19 +56,27 @@ class Tenure:
         for task in done:
             task.result()
 
+    def hint(self) -> None:
+        """Somebody says that a cancel was asked for: look at once. True or not, the record decides."""
+        self._hinted.set()
+
+    def check_held(self) -> None:
+        """Raise `LeaseLost` when the lease may have run out: for work on threads, which nothing else can stop."""
+        if time.monotonic() >= self._stop_at:
+            raise LeaseLost("The lease could not be renewed in time.")
+
+    @property
+    def _stop_at(self) -> float:
+        return self.held.renewed_at + STOP_BEFORE_TTL * self._settings.lease_ttl_s
+
     async def _heartbeat(self, *, limited: bool) -> None:
         """Write progress and renew the lease; stops by itself before the lease can have run out unrenewed."""
-        ttl = self._settings.lease_ttl_s
-        renewed_at = time.monotonic()
         while True:
-            await asyncio.sleep(min(HEARTBEAT_S, ttl / RENEWALS_PER_TTL))
-            asked_at = time.monotonic()
+            hinted = await self._pause(min(HEARTBEAT_S, self._settings.lease_ttl_s / RENEWALS_PER_TTL))
+            self._check_stalled()
             try:
-                async with asyncio.timeout(renewed_at + STOP_BEFORE_TTL * ttl - asked_at):
-                    await self.flush()
-                    if asked_at - renewed_at >= ttl / RENEWALS_PER_TTL:
-                        await self.write(self.held.renew)
-                        renewed_at = asked_at
+                async with asyncio.timeout(self._stop_at - time.monotonic()):
+                    await self._report(look=hinted)
             except TimeoutError:
                 raise LeaseLost("The lease could not be renewed in time.") from None
             except StoreUnavailable as error:
@@ -73,11 +84,34 @@ class Tenure:
             if limited:
                 self._check_limits()
 
+    async def _report(self, *, look: bool) -> None:
+        await self.flush()
+        if time.monotonic() - self.held.renewed_at >= self._settings.lease_ttl_s / RENEWALS_PER_TTL:
+            await self.write(self.held.renew)
+        elif look or time.monotonic() - self._read_at >= LOOK_S:
+            await self.write(self.held.look)
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait; True when a hint ended it."""
+        try:
+            await asyncio.wait_for(self._hinted.wait(), seconds)
+        except TimeoutError:
+            return False
+        self._hinted.clear()
+        return True
+
+    def _check_stalled(self) -> None:
+        """A lease is kept by work that gets on, not by a heartbeat beside work that does not."""
+        if time.monotonic() - self._moved_at >= self._settings.stall_timeout_s:
+            raise WorkTimeout("Nothing moved for as long as FANFOLD_STALL_TIMEOUT_S allows.")
+
     def _check_limits(self) -> None:
         job = self.held.job
-        if job.cancel_requested_at is not None and not job.publish_decided:
+        if job.publish_decided:
+            return
+        if job.cancel_requested_at is not None:
             raise CancelRequested("The job was cancelled.")
-        if job.deadline_at is not None and job.updated_at >= job.deadline_at and not job.publish_decided:
+        if job.deadline_at is not None and job.updated_at >= job.deadline_at:
             raise WorkTimeout("The job took longer than FANFOLD_JOB_TIMEOUT_S allows.")
 
     async def flush(self) -> None:
@@ -90,13 +124,22 @@ class Tenure:
     async def write(self, write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call one of `HeldJob`'s methods; raises `LeaseLost` when the job is not ours any more."""
         async with self._writing:
-            return await self.ask(write, *args, **kwargs)
+            written = await self._patiently(asyncio.to_thread, write, *args, **kwargs)
+            self._read_at = time.monotonic()
+            return written
 
     async def ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a store from a thread, for as long as it takes to answer."""
-        return await self.patiently(asyncio.to_thread, call, *args, **kwargs)
+        return await self.work(asyncio.to_thread, call, *args, **kwargs)
 
-    async def patiently(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def work(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do one unit of work; that it ends, well or not, is the movement that keeps the lease."""
+        try:
+            return await self._patiently(work, *args, **kwargs)
+        finally:
+            self._moved_at = time.monotonic()
+
+    async def _patiently(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do the work again, with growing pauses, while a store does not answer: an outage is no fault of the job's.
 
         Everything that comes here may be repeated. Raises `StoreUnavailable` after FANFOLD_OUTAGE_TIMEOUT_S.

@@ -11,7 +11,19 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.model import Attempt, Chunk, Document, Job, JobState, Page, PipelineSpec, Route, Stage, StageRecord
+from ingest.model import (
+    Attempt,
+    Chunk,
+    Document,
+    Job,
+    JobState,
+    Page,
+    PipelineSpec,
+    Revision,
+    Route,
+    Stage,
+    StageRecord,
+)
 from ingest.submission import Upload
 
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -42,6 +54,11 @@ def axis_vectors(count: int, *, axis: int = 0, dimension: int = 384, tilt: float
 def pipeline_named(name: str) -> PipelineSpec:
     """A pipeline whose fingerprints all differ from another name's."""
     return PipelineSpec(extract=f"extract-{name}", chunk=f"chunk-{name}", embed=f"embed-{name}")
+
+
+def a_revision(document_id: str, number: int = 1, *, tenant: str = TENANT, epoch: int = 1) -> Revision:
+    """A revision as an attempt of this epoch writes it."""
+    return Revision(tenant, document_id, number, pipeline_named("p"), epoch=epoch)
 
 
 def a_document(document_id: str, *, tenant: str = TENANT, filename: str = "letter.pdf") -> Document:

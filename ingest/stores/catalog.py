@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from pymongo import ASCENDING, ReplaceOne
@@ -11,7 +12,7 @@ from pymongo.errors import DuplicateKeyError
 from ingest import ids
 from ingest.errors import NotFound
 from ingest.faults import fault_point
-from ingest.model import Chunk, Document, StoredChunk
+from ingest.model import Chunk, Document, Revision, StoredChunk
 from ingest.stores.mongo import mongo_errors
 
 
@@ -77,6 +78,20 @@ class Catalog:
             )
         return result.matched_count == 1
 
+    @fault_point("catalog.tombstone")
+    def tombstone(self, tenant: str, document_id: str, *, deleted_at: datetime) -> Document:
+        """Mark the tenant's document as deleted: from now on no reader sees it and no revision of it is published.
+
+        Marking it again changes nothing. Raises `NotFound` when there never was one.
+        """
+        gone = {"deleted_at": deleted_at, "published_revision": None, "chunk_count": 0}
+        with mongo_errors():
+            self._documents.update_one({"_id": document_id, "tenant": tenant, "deleted_at": None}, {"$set": gone})
+            found = self._documents.find_one({"_id": document_id, "tenant": tenant})
+        if found is None:
+            raise NotFound(f"There is no document {document_id}.")
+        return Document.model_validate(found)
+
     def unpublish(self, document_id: str, revision: int) -> bool:
         """Hide the document if this revision is the one that is shown; False, and nothing changed, when it is not."""
         with mongo_errors():
@@ -91,6 +106,7 @@ class Catalog:
         with mongo_errors():
             yield from (record["_id"] for record in self._documents.find({}, {"_id": 1}))
 
+    @fault_point("catalog.known")
     def known(self, document_id: str) -> Document | None:
         """The document, whoever's it is, and also when it is deleted; None when there never was one."""
         with mongo_errors():
@@ -105,12 +121,10 @@ class Catalog:
                 yield record["_id"]["document_id"], record["_id"]["revision"]
 
     @fault_point("catalog.upsert_chunks")
-    def upsert_chunks(self, tenant: str, document_id: str, revision: int, chunks: Sequence[Chunk]) -> None:
+    def upsert_chunks(self, revision: Revision, chunks: Sequence[Chunk]) -> None:
         """Write the chunks under this revision, invisible until it is published; repeating changes nothing."""
-        writes = [
-            ReplaceOne({"_id": record["_id"]}, record, upsert=True)
-            for record in (_chunk_record(tenant, document_id, revision, chunk) for chunk in chunks)
-        ]
+        records = [_chunk_record(revision, chunk) for chunk in chunks]
+        writes = [ReplaceOne({"_id": record["_id"]}, record, upsert=True) for record in records]
         with mongo_errors():
             self._chunks.bulk_write(writes, ordered=False)
 
@@ -143,16 +157,19 @@ class Catalog:
             return {record["_id"]: StoredChunk.model_validate(record) for record in found}
 
     @fault_point("catalog.delete_revision")
-    def delete_revision(self, document_id: str, revision: int) -> None:
-        """Remove this revision's chunks."""
+    def delete_revision(self, document_id: str, revision: int, *, up_to_epoch: int | None = None) -> None:
+        """Remove this revision's chunks; with `up_to_epoch`, none that a later attempt wrote."""
+        condition: dict[str, Any] = {"document_id": document_id, "revision": revision}
+        if up_to_epoch is not None:
+            condition["epoch"] = {"$lte": up_to_epoch}
         with mongo_errors():
-            self._chunks.delete_many({"document_id": document_id, "revision": revision})
+            self._chunks.delete_many(condition)
 
-    @fault_point("catalog.delete_older_revisions")
-    def delete_older_revisions(self, document_id: str, revision: int) -> None:
-        """Remove the chunks of every revision of the document before this one."""
+    @fault_point("catalog.delete_other_revisions")
+    def delete_other_revisions(self, document_id: str, *, up_to: int, shown: int | None) -> None:
+        """Remove the chunks of every revision of the document up to this one, except the one that is shown."""
         with mongo_errors():
-            self._chunks.delete_many({"document_id": document_id, "revision": {"$lt": revision}})
+            self._chunks.delete_many({"document_id": document_id, "revision": {"$lte": up_to, "$ne": shown}})
 
     def ping(self) -> None:
         """Raise `StoreUnavailable` unless MongoDB answers."""
@@ -160,16 +177,17 @@ class Catalog:
             self._documents.database.client.admin.command("ping")
 
 
-def _chunk_record(tenant: str, document_id: str, revision: int, chunk: Chunk) -> dict[str, Any]:
+def _chunk_record(revision: Revision, chunk: Chunk) -> dict[str, Any]:
     stored = StoredChunk(
-        chunk_id=ids.chunk_id(document_id, revision, chunk.chunk_index),
-        document_id=document_id,
-        revision=revision,
+        chunk_id=ids.chunk_id(revision.document_id, revision.number, chunk.chunk_index),
+        document_id=revision.document_id,
+        revision=revision.number,
         chunk_index=chunk.chunk_index,
-        tenant=tenant,
+        tenant=revision.tenant,
         text=chunk.text,
         first_page=chunk.first_page,
         last_page=chunk.last_page,
         token_count=chunk.token_count,
+        epoch=revision.epoch,
     )
     return stored.model_dump(by_alias=True)

@@ -6,8 +6,10 @@ holder in the database are still its own; otherwise it raises `LeaseLost` and ha
 lease's clock, is what makes a late writer harmless (Kleppmann, "How to do distributed locking", 2016: fencing tokens).
 """
 
+import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,25 +17,13 @@ from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from ingest.errors import CancelRequested, LeaseLost, NotFound
+from ingest.errors import LeaseLost, NotFound
 from ingest.faults import fault_point
-from ingest.model import (
-    RELEASED,
-    Attempt,
-    FailedPage,
-    Failure,
-    Job,
-    JobState,
-    Lease,
-    PipelineSpec,
-    Stage,
-    StageRecord,
-    StageStatus,
-)
+from ingest.model import Attempt, Job, JobState, Lease, PipelineSpec, Stage, StageRecord, StageStatus
+from ingest.stores.held import HeldJob
 from ingest.stores.mongo import mongo_errors
 
 CLAIM_CANDIDATES = 16
-PUBLISHED = tuple(state for state in JobState if state.published)
 
 
 class JobStore:
@@ -56,6 +46,7 @@ class JobStore:
             self._jobs.create_index([("document_id", ASCENDING), ("revision", ASCENDING)], unique=True)
             self._jobs.create_index([("open", ASCENDING), ("state", ASCENDING), ("available_at", ASCENDING)])
             self._jobs.create_index([("tenant", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)])
+            self._jobs.create_index([("open", ASCENDING), ("sweep_at", ASCENDING)])
 
     @fault_point("jobs.now")
     def now(self) -> datetime:
@@ -87,6 +78,7 @@ class JobStore:
             "created_at": now,
             "updated_at": now,
             "open": True,
+            "sweep_at": None,
         }
         with mongo_errors():
             try:
@@ -138,27 +130,78 @@ class JobStore:
             found = self._jobs.find(condition).sort([("created_at", DESCENDING), ("_id", DESCENDING)]).limit(limit)
             return [Job.model_validate(record) for record in found]
 
+    @fault_point("jobs.request_cancel")
+    def request_cancel(self, job_id: str) -> Job:
+        """Ask for the job to stop; its record afterwards. Needs no lease, and may be repeated.
+
+        Exactly one of this and `HeldJob.decide_publish` wins: the record shows a cancel request, or that it came too
+        late. A job that waits becomes claimable at once, so that its rollback does not wait with it.
+        """
+        undecided = {
+            "_id": job_id,
+            "state": {"$in": [JobState.QUEUED, JobState.RUNNING]},
+            "cancel_requested_at": None,
+            f"stages.{Stage.PUBLISH}.status": StageStatus.PENDING,
+        }
+        now = self.now()
+        request = {"$set": {"cancel_requested_at": now, "updated_at": now}, "$min": {"available_at": now}}
+        with mongo_errors():
+            self._jobs.update_one(undecided, request)
+            found = self._jobs.find_one({"_id": job_id})
+        if found is None:
+            raise NotFound(f"There is no job {job_id}.")
+        return Job.model_validate(found)
+
+    @fault_point("jobs.request_sweep")
+    def request_sweep(self, job_id: str) -> None:
+        """Ask for what is left of the job's document to be looked at as soon as nobody holds it."""
+        with mongo_errors():
+            self._jobs.update_one({"_id": job_id}, {"$set": {"sweep_at": self.now()}})
+
+    @fault_point("jobs.reopen_due")
+    def reopen_due(self) -> int:
+        """Open the closed jobs whose sweep is due, so that they are claimed and collected once more; how many.
+
+        A job that is not its document's newest any more has nothing left to sweep: the newer one sees to it.
+        """
+        due = {"open": False, "sweep_at": {"$lte": self.now()}}
+        reopened = 0
+        with mongo_errors():
+            for record in self._jobs.find(due).sort("sweep_at", ASCENDING).limit(CLAIM_CANDIDATES):
+                seen = {"_id": record["_id"], "open": False, "sweep_at": record["sweep_at"]}
+                latest = self.latest(record["document_id"])
+                if latest is None or latest.job_id != record["_id"]:
+                    self._jobs.update_one(seen, {"$set": {"sweep_at": None}})
+                    continue
+                with suppress(DuplicateKeyError):  # the document has got a newer job in this moment
+                    reopened += self._jobs.update_one(seen, {"$set": {"open": True}}).modified_count
+        return reopened
+
     @fault_point("jobs.claim")
-    def claim(self, holder: str) -> "HeldJob | None":
+    def claim(self, holder: str, *, cancelled_only: bool = False) -> HeldJob | None:
         """Take the job that has waited longest: a queued one, or one whose holder's lease has run out.
 
         Exactly one claimer gets it; None when nothing is claimable. A settled job that is not collected yet is
-        claimable too, and keeps its terminal state.
+        claimable too, and keeps its terminal state. `cancelled_only` takes only jobs that shall be cancelled.
         """
+        claimed_at = time.monotonic()
         now = self.now()
         claimable = [
             {"state": JobState.QUEUED, "available_at": {"$lte": now}},
             {"state": {"$ne": JobState.QUEUED}, "lease.expires_at": {"$lte": now}},
         ]
         with mongo_errors():
-            candidates = self._jobs.find({"open": True, "$or": claimable}).sort("available_at", ASCENDING)
+            wanted = {"open": True, "$or": claimable} | (
+                {"cancel_requested_at": {"$ne": None}} if cancelled_only else {}
+            )
+            candidates = self._jobs.find(wanted).sort("available_at", ASCENDING)
             for candidate in candidates.limit(CLAIM_CANDIDATES):
-                held = self._claim_one(Job.model_validate(candidate), holder, now)
-                if held is not None:
-                    return held
+                claimed = self._claim_one(Job.model_validate(candidate), holder, now)
+                if claimed is not None:
+                    return HeldJob(self, claimed, claimed_at=claimed_at)
         return None
 
-    def _claim_one(self, seen: Job, holder: str, now: datetime) -> "HeldJob | None":
+    def _claim_one(self, seen: Job, holder: str, now: datetime) -> Job | None:
         epoch = seen.lease.epoch + 1
         change: dict[str, Any] = {
             "lease": {"holder": holder, "epoch": epoch, "expires_at": now + self._lease_ttl},
@@ -167,7 +210,7 @@ class JobStore:
         if not seen.state.terminal:
             change |= _next_attempt(seen, holder, epoch, now)
             change["state"] = JobState.RUNNING
-            change["deadline_at"] = seen.deadline_at or now + self._job_timeout
+            change["deadline_at"] = now + self._job_timeout - seen.worked
         unchanged = {
             "_id": seen.job_id,
             "open": True,
@@ -180,7 +223,7 @@ class JobStore:
             {"$set": change},
             return_document=ReturnDocument.AFTER,
         )
-        return None if claimed is None else HeldJob(self, Job.model_validate(claimed))
+        return None if claimed is None else Job.model_validate(claimed)
 
     def write_held(self, job_id: str, lease: Lease, update: Mapping[str, Any], only_if: Mapping[str, Any]) -> Job:
         """The one door for writes to a claimed job: a MongoDB update, fenced by the lease of the claim.
@@ -196,6 +239,14 @@ class JobStore:
             raise LeaseLost(f"Job {job_id} is not held under epoch {lease.epoch} any more.")
         return Job.model_validate(written)
 
+    def read_held(self, job_id: str, lease: Lease) -> Job:
+        """The record of a claimed job. Raises `LeaseLost` as `write_held` does."""
+        with mongo_errors():
+            found = self._jobs.find_one({"_id": job_id, "lease.epoch": lease.epoch, "lease.holder": lease.holder})
+        if found is None:
+            raise LeaseLost(f"Job {job_id} is not held under epoch {lease.epoch} any more.")
+        return Job.model_validate(found)
+
     @property
     def lease_ttl(self) -> timedelta:
         """How long a silent holder keeps a job."""
@@ -206,135 +257,13 @@ class JobStore:
         return self.now() + self._lease_ttl
 
 
-class HeldJob:
-    """A claimed job: the right to write to it until another claim raises the epoch.
-
-    Every method raises `LeaseLost` when that has happened; `job` is the record as of the last write.
-    """
-
-    def __init__(self, store: JobStore, job: Job) -> None:
-        self._store = store
-        self._lease = job.lease  # the claim's, whatever is written to the record later
-        self.job = job
-
-    @fault_point("jobs.renew")
-    def renew(self) -> Job:
-        """Push the lease's end away; the returned record shows a cancel request, if there is one."""
-        return self._write({"lease.expires_at": self._store.lease_end()})
-
-    @fault_point("jobs.repin")
-    def repin(self, pipeline: PipelineSpec) -> None:
-        """Record the pipeline that this attempt really runs."""
-        self._write({"pipeline": pipeline.model_dump()})
-
-    @fault_point("jobs.start_stage")
-    def start_stage(self, stage: Stage) -> None:
-        """The stage's work begins, or goes on after a crash (its first start is kept)."""
-        started_at = self.job.stages[stage].started_at or self._store.now()
-        self._write({f"stages.{stage}.status": StageStatus.RUNNING, f"stages.{stage}.started_at": started_at})
-
-    @fault_point("jobs.finish_stage")
-    def finish_stage(self, stage: Stage, checkpoint: str | None = None) -> None:
-        """The stage's output is durable, under `checkpoint` if it has one."""
-        self._write(
-            {
-                f"stages.{stage}.status": StageStatus.DONE,
-                f"stages.{stage}.finished_at": self._store.now(),
-                f"stages.{stage}.checkpoint": checkpoint,
-            }
-        )
-
-    @fault_point("jobs.report")
-    def report(self, counts: Mapping[str, int]) -> None:
-        """Raise the counters of `Progress`; they never fall."""
-        self._update({"$max": {f"progress.{name}": count for name, count in counts.items()}})
-
-    @fault_point("jobs.record_failed_pages")
-    def record_failed_pages(self, failed_pages: list[FailedPage]) -> None:
-        """Replace the list of pages that are given up."""
-        self._write({"failed_pages": [page.model_dump() for page in failed_pages]})
-
-    @fault_point("jobs.decide_publish")
-    def decide_publish(self) -> None:
-        """The compare-and-set after which the revision will be published, come what may.
-
-        Raises `CancelRequested` when a cancel was first: exactly one of the two wins. A decision that an earlier
-        attempt made stands.
-        """
-        if self.job.publish_decided:
-            self.renew()
-            return
-        decision = {
-            f"stages.{Stage.PUBLISH}.status": StageStatus.RUNNING,
-            f"stages.{Stage.PUBLISH}.started_at": self._store.now(),
-        }
-        try:
-            self._write(decision, state=JobState.RUNNING, cancel_requested_at=None)
-        except LeaseLost:
-            if self.renew().cancel_requested_at is not None:
-                raise CancelRequested("The job was cancelled before it was published.") from None
-            raise
-
-    @fault_point("jobs.settle")
-    def settle(self, state: JobState, error: Failure | None = None) -> None:
-        """Reach a terminal state. A published job stays open until `close`, for collection; the others close here."""
-        failure = None if error is None else error.model_dump()
-        change: dict[str, Any] = {"state": state, "error": failure, "open": state.published}
-        for stage, record in self.job.stages.items():
-            if record.status is StageStatus.RUNNING:
-                change |= {
-                    f"stages.{stage}.status": StageStatus.FAILED,
-                    f"stages.{stage}.finished_at": self._store.now(),
-                }
-        self._write(change | self._attempt_end(state, error), state=JobState.RUNNING)
-
-    @fault_point("jobs.requeue")
-    def requeue(self, error: Failure, *, delay_s: float) -> None:
-        """Give the job back for another attempt after `delay_s` seconds; the error is the attempt's."""
-        available_at = self._store.now() + timedelta(seconds=delay_s)
-        change = {
-            "state": JobState.QUEUED,
-            "available_at": available_at,
-            "lease.holder": None,
-            "lease.expires_at": available_at,
-        }
-        self._write(change | self._attempt_end("requeued", error), state=JobState.RUNNING)
-
-    @fault_point("jobs.release")
-    def release(self) -> None:
-        """Give the job back untouched, for whoever claims it next: the supervisor is shutting down."""
-        now = self._store.now()
-        change = {"state": JobState.QUEUED, "available_at": now, "lease.holder": None, "lease.expires_at": now}
-        self._write(change | self._attempt_end(RELEASED, None), state=JobState.RUNNING)
-
-    @fault_point("jobs.close")
-    def close(self) -> None:
-        """Nothing of a published job is left to do: let the document have another one."""
-        self._write({"open": False, "lease.holder": None}, state={"$in": PUBLISHED})
-
-    def _attempt_end(self, outcome: str, error: Failure | None) -> dict[str, Any]:
-        last = len(self.job.attempts) - 1
-        return {
-            f"attempts.{last}.ended_at": self._store.now(),
-            f"attempts.{last}.outcome": outcome,
-            f"attempts.{last}.error": None if error is None else error.model_dump(),
-        }
-
-    def _write(self, change: Mapping[str, Any], **only_if: Any) -> Job:
-        return self._update({"$set": change}, **only_if)
-
-    def _update(self, update: Mapping[str, Any], **only_if: Any) -> Job:
-        self.job = self._store.write_held(self.job.job_id, self._lease, update, only_if)
-        return self.job
-
-
 def _next_attempt(seen: Job, holder: str, epoch: int, now: datetime) -> dict[str, Any]:
     """The fields that record a new attempt, and the end of one that never said it ended."""
     number = len(seen.attempts)
     attempt = Attempt(number=number + 1, epoch=epoch, holder=holder, started_at=now, units_at_start=seen.progress.units)
     change: dict[str, Any] = {f"attempts.{number}": attempt.model_dump()}
     if seen.attempts and seen.attempts[-1].ended_at is None:
-        change[f"attempts.{number - 1}.ended_at"] = now
+        change[f"attempts.{number - 1}.ended_at"] = seen.updated_at  # its last sign of life
         change[f"attempts.{number - 1}.outcome"] = "lost"
     return change
 

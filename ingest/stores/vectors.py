@@ -20,7 +20,7 @@ from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 from ingest import ids
 from ingest.errors import StoreRefused, StoreUnavailable
 from ingest.faults import fault_point
-from ingest.model import Chunk, Match, Point
+from ingest.model import Chunk, Match, Point, Revision
 
 SCROLL_PAGE = 2_000
 COLLECTION_PREFIX = "fanfold-"
@@ -90,22 +90,21 @@ class VectorStore:
                 self._client.create_payload_index(self._collection, field_name=field, field_schema=schema)
 
     @fault_point("vectors.upsert")
-    def upsert(
-        self, tenant: str, document_id: str, revision: int, chunks: Sequence[Chunk], vectors: NDArray[np.float32]
-    ) -> None:
+    def upsert(self, revision: Revision, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
         """Write one point a chunk under this revision and wait until it is applied; repeating changes nothing.
 
         `vectors` has the shape (len(chunks), dimension).
         """
         points = [
             models.PointStruct(
-                id=ids.chunk_id(document_id, revision, chunk.chunk_index),
+                id=ids.chunk_id(revision.document_id, revision.number, chunk.chunk_index),
                 vector=vector.tolist(),
                 payload={
-                    "tenant": tenant,
-                    "document_id": document_id,
-                    "revision": revision,
+                    "tenant": revision.tenant,
+                    "document_id": revision.document_id,
+                    "revision": revision.number,
                     "chunk_index": chunk.chunk_index,
+                    "epoch": revision.epoch,
                 },
             )
             for chunk, vector in zip(chunks, vectors, strict=True)
@@ -138,15 +137,19 @@ class VectorStore:
             return int(self._client.count(self._collection, exact=True).count)
 
     @fault_point("vectors.delete_revision")
-    def delete_revision(self, document_id: str, revision: int) -> None:
-        """Remove this revision's points, and wait until they are gone."""
-        self._delete(_of_revision(document_id, revision))
+    def delete_revision(self, document_id: str, revision: int, *, up_to_epoch: int | None = None) -> None:
+        """Remove this revision's points, and wait until they are gone; with `up_to_epoch`, no later attempt's."""
+        conditions = [_equals("document_id", document_id), _equals("revision", revision)]
+        if up_to_epoch is not None:
+            conditions.append(_at_most("epoch", up_to_epoch))
+        self._delete(models.Filter(must=conditions))
 
-    @fault_point("vectors.delete_older_revisions")
-    def delete_older_revisions(self, document_id: str, revision: int) -> None:
-        """Remove the points of every revision of the document before this one, and wait until they are gone."""
-        older = models.FieldCondition(key="revision", range=models.Range(lt=revision))
-        self._delete(models.Filter(must=[_equals("document_id", document_id), older]))
+    @fault_point("vectors.delete_other_revisions")
+    def delete_other_revisions(self, document_id: str, *, up_to: int, shown: int | None) -> None:
+        """Remove the points of every revision up to this one, except the one that is shown, and wait for it."""
+        conditions = [_equals("document_id", document_id), _at_most("revision", up_to)]
+        kept = [] if shown is None else [_equals("revision", shown)]
+        self._delete(models.Filter(must=conditions, must_not=kept))
 
     @fault_point("vectors.search")
     def search(
@@ -212,6 +215,10 @@ class VectorStore:
 
 def _equals(field: str, value: str | int) -> models.FieldCondition:
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+
+
+def _at_most(field: str, value: int) -> models.FieldCondition:
+    return models.FieldCondition(key=field, range=models.Range(lte=value))
 
 
 def _of_revision(document_id: str, revision: int) -> models.Filter:

@@ -16,7 +16,7 @@ from cluster.maintenance import maintenance_stores
 from ingest import ids
 from ingest.settings import Settings
 from ingest.stores.vectors import VectorStore
-from tests.builders import TENANT, a_document, axis_vectors, some_chunks
+from tests.builders import TENANT, a_document, a_revision, axis_vectors, some_chunks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 
@@ -30,13 +30,13 @@ def home(tmp_path: Path) -> Path:
         vectors = VectorStore(client, "fanfold-test-384")
         vectors.prepare(384)
         for document_id in ("whole", "damaged"):
-            vectors.upsert(TENANT, document_id, 1, some_chunks(3), axis_vectors(3))
+            vectors.upsert(a_revision(document_id, 1), some_chunks(3), axis_vectors(3))
     with maintenance_stores(Settings(data_dir=home)) as stores:
         stores.jobs.prepare()
         stores.catalog.prepare()
         for document_id, stored in (("whole", 3), ("damaged", 2)):
             stores.catalog.register(a_document(document_id))
-            stores.catalog.upsert_chunks(TENANT, document_id, 1, some_chunks(stored))
+            stores.catalog.upsert_chunks(a_revision(document_id, 1), some_chunks(stored))
             stores.catalog.advance(document_id, 1)
             stores.catalog.publish(document_id, 1, page_count=1, chunk_count=3)
         stores.objects.put(ids.chunks_key("never was", "e" * 16), b"PAR1")

@@ -9,7 +9,7 @@ from ingest.model import Job, PipelineSpec
 from ingest.pipeline import Pipeline
 from ingest.settings import Settings
 from ingest.stores import Stores
-from ingest.stores.jobs import HeldJob
+from ingest.stores.held import HeldJob
 from ingest.submission import Upload, submit
 from tests.conftest import PIPELINE
 from tests.integration.engines import Hook, InlineEngine, no_hook

@@ -29,7 +29,7 @@ class InlineEngine:
         self.calls: Counter[str] = Counter()
         self._stores = stores
         self._activities = Activities(stores, settings)
-        self._before = before
+        self.before = before
 
     async def inspect(self, revision: Revision) -> Inspection:
         """The real one."""
@@ -62,7 +62,7 @@ class InlineEngine:
 
     async def _call(self, name: str, number: int) -> None:
         self.calls[name] += 1
-        await self._before(name, number)
+        await self.before(name, number)
 
     def _checkpoints(self, revision: Revision) -> Checkpoints:
         return Checkpoints(self._stores.objects, revision.document_id, revision.pipeline, revision.missing_pages)

@@ -1,7 +1,12 @@
 """What the tests of the queue share: an empty one, a job in it, a claim of it."""
 
+from datetime import timedelta
+
+from ingest.collection import collect
 from ingest.model import Job
-from ingest.stores.jobs import HeldJob, JobStore
+from ingest.stores import Stores
+from ingest.stores.held import HeldJob
+from ingest.stores.jobs import JobStore
 from tests.builders import TENANT, pipeline_named
 
 
@@ -10,6 +15,15 @@ def insert(jobs: JobStore, document_id: str = "d", *, revision: int = 1, tenant:
     job = jobs.insert(tenant=tenant, document_id=document_id, revision=revision, pipeline=pipeline_named("p"))
     assert job is not None
     return job
+
+
+def collect_and_close(stores: Stores, held: HeldJob) -> None:
+    """What comes after a job has ended, as the pipeline does it."""
+    closed = False
+    while not closed:
+        window = timedelta(days=7)
+        sweep_at = collect(stores, held.job, keep_source=False, retry_window=window, still_ours=lambda: None)
+        closed = held.close(sweep_at=sweep_at)
 
 
 def claim(jobs: JobStore, holder: str = "a") -> HeldJob:

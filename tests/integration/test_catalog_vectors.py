@@ -17,7 +17,7 @@ from ingest.model import Document
 from ingest.stores import Stores
 from ingest.stores.catalog import Catalog
 from ingest.stores.vectors import VectorStore, collection_name
-from tests.builders import TENANT, a_document, at_once, axis_vectors, some_chunks
+from tests.builders import TENANT, a_document, a_revision, at_once, axis_vectors, some_chunks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect i
 def write(stores: Stores, document_id: str, revision: int, count: int, *, tenant: str = TENANT) -> None:
     """Store a whole revision in both stores."""
     chunks = some_chunks(count)
-    stores.catalog.upsert_chunks(tenant, document_id, revision, chunks)
-    stores.vectors.upsert(tenant, document_id, revision, chunks, axis_vectors(count))
+    stores.catalog.upsert_chunks(a_revision(document_id, revision, tenant=tenant), chunks)
+    stores.vectors.upsert(a_revision(document_id, revision, tenant=tenant), chunks, axis_vectors(count))
 
 
 def held_by(stores: Stores, document_id: str, revision: int) -> tuple[set[str], set[str]]:
@@ -51,15 +51,15 @@ def test_writing_a_revision_again_changes_nothing(stores: Stores) -> None:
 
 def test_two_attempts_that_write_at_the_same_moment_leave_one_copy(stores: Stores) -> None:
     """A zombie and its successor upsert the same ids: nothing is doubled."""
-    at_once(4, lambda _: stores.catalog.upsert_chunks(TENANT, "d", 1, some_chunks(20)))
+    at_once(4, lambda _: stores.catalog.upsert_chunks(a_revision("d", 1), some_chunks(20)))
     assert stores.catalog.chunk_ids("d", 1) == set(ids.chunk_ids("d", 1, 20))
 
 
 def test_a_rewritten_chunk_has_the_last_text(stores: Stores) -> None:
     """An upsert replaces the whole row: no field of an earlier write remains."""
     stores.catalog.register(a_document("d"))
-    stores.catalog.upsert_chunks(TENANT, "d", 1, some_chunks(1, words="old"))
-    stores.catalog.upsert_chunks(TENANT, "d", 1, some_chunks(1, words="new"))
+    stores.catalog.upsert_chunks(a_revision("d", 1), some_chunks(1, words="old"))
+    stores.catalog.upsert_chunks(a_revision("d", 1), some_chunks(1, words="new"))
     publish(stores, "d", 1, chunk_count=1)
     chunk = stores.catalog.chunks(stores.catalog.document(TENANT, "d"), limit=9)[0]
     assert (chunk.chunk_id, chunk.text, chunk.first_page, chunk.token_count) == (ids.chunk_id("d", 1, 0), "new 0", 1, 4)
@@ -79,11 +79,11 @@ def test_rolling_back_removes_one_revision_and_no_other(stores: Stores) -> None:
 
 
 def test_collecting_removes_only_what_is_older(stores: Stores) -> None:
-    """`delete_older_revisions` leaves the published revision, one being written after it, and other documents."""
+    """`delete_other_revisions` leaves the published revision, one being written after it, and other documents."""
     for document_id, revision in (("d", 1), ("d", 2), ("d", 3), ("d", 4), ("e", 1)):
         write(stores, document_id, revision, 2)
-    stores.catalog.delete_older_revisions("d", 3)
-    stores.vectors.delete_older_revisions("d", 3)
+    stores.catalog.delete_other_revisions("d", up_to=2, shown=3)
+    stores.vectors.delete_other_revisions("d", up_to=2, shown=3)
     left = {
         (document_id, revision)
         for document_id, revision in (("d", 1), ("d", 2), ("d", 3), ("d", 4), ("e", 1))
@@ -99,11 +99,11 @@ def test_points_are_removed_from_every_collection_of_ours() -> None:
     before, after, foreign = (VectorStore(client, name) for name in ("fanfold-old-4", "fanfold-new-4", "foreign"))
     for store in (before, after, foreign):
         store.prepare(4)
-        store.upsert(TENANT, "d", 1, some_chunks(2), axis_vectors(2, dimension=4))
+        store.upsert(a_revision("d", 1), some_chunks(2), axis_vectors(2, dimension=4))
     after.delete_revision("d", 1)
     assert (before.count(), after.count(), foreign.count()) == (0, 0, 2)
-    before.upsert(TENANT, "d", 1, some_chunks(2), axis_vectors(2, dimension=4))
-    after.delete_older_revisions("d", 2)
+    before.upsert(a_revision("d", 1), some_chunks(2), axis_vectors(2, dimension=4))
+    after.delete_other_revisions("d", up_to=1, shown=2)
     assert (before.count(), foreign.count()) == (0, 2)
 
 
@@ -177,10 +177,10 @@ def test_a_deleted_document_comes_back_unpublished(stores: Stores, database: Dat
 def test_chunks_are_paged_in_order_and_only_the_published_ones(stores: Stores) -> None:
     """A reader sees the published revision whole and in order, and nothing of one that is being written."""
     document = stores.catalog.register(a_document("d"))
-    stores.catalog.upsert_chunks(TENANT, "d", 1, some_chunks(7)[::-1])
+    stores.catalog.upsert_chunks(a_revision("d", 1), some_chunks(7)[::-1])
     assert stores.catalog.chunks(document, limit=9) == []
     publish(stores, "d", 1, chunk_count=7)
-    stores.catalog.upsert_chunks(TENANT, "d", 2, some_chunks(9, words="unpublished"))
+    stores.catalog.upsert_chunks(a_revision("d", 2), some_chunks(9, words="unpublished"))
     stores.catalog.advance("d", 2)
     document = stores.catalog.document(TENANT, "d")
     pages = [stores.catalog.chunks(document, limit=3, after=after) for after in (-1, 2, 5, 6)]
@@ -191,7 +191,7 @@ def test_chunks_are_paged_in_order_and_only_the_published_ones(stores: Stores) -
 def test_a_document_and_its_chunks_are_their_tenants(stores: Stores) -> None:
     """Another tenant's document is not found, nor are its chunks by id."""
     stores.catalog.register(a_document("d", tenant="a"))
-    stores.catalog.upsert_chunks("a", "d", 1, some_chunks(2))
+    stores.catalog.upsert_chunks(a_revision("d", 1, tenant="a"), some_chunks(2))
     with pytest.raises(NotFound):
         stores.catalog.document("b", "d")
     assert stores.catalog.documents("b", ["d"]) == {}
@@ -254,7 +254,7 @@ def test_preparing_again_and_at_the_same_moment_changes_nothing() -> None:
     client: Any = OneAtATime()
     stores = [VectorStore(client, "fanfold-m-4") for _ in range(8)]
     assert at_once(8, lambda number: stores[number].prepare(4)) == [None] * 8
-    stores[0].upsert(TENANT, "d", 1, some_chunks(2), axis_vectors(2, dimension=4))
+    stores[0].upsert(a_revision("d", 1), some_chunks(2), axis_vectors(2, dimension=4))
     stores[1].prepare(4)
     assert stores[1].count() == 2
     assert [collection.name for collection in client.get_collections().collections] == ["fanfold-m-4"]

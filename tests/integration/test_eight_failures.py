@@ -151,8 +151,7 @@ class Fanfold:
 
     def cancel(self) -> None:
         """See `Subject`."""
-        asked = {"cancel_requested_at": self._stores.jobs.now()}
-        self._database["jobs"].update_one({"_id": self._job_id}, {"$set": asked})
+        self._stores.jobs.request_cancel(self._job_id)
 
     def state(self) -> str:
         """See `Subject`."""

@@ -10,7 +10,8 @@ from pymongo.database import Database
 
 from ingest.errors import Category, LeaseLost
 from ingest.model import FailedPage, Failure, JobState, PageFailure, Stage, StageStatus
-from ingest.stores.jobs import HeldJob, JobStore
+from ingest.stores.held import HeldJob
+from ingest.stores.jobs import JobStore
 from tests.builders import TENANT, at_once, pipeline_named
 from tests.integration.queue import claim, insert
 
@@ -30,7 +31,8 @@ WRITES: dict[str, Callable[[HeldJob], object]] = {  # every public method of `He
     "settle": lambda held: held.settle(JobState.FAILED, FAILURE),
     "requeue": lambda held: held.requeue(FAILURE, delay_s=0),
     "release": lambda held: held.release(),
-    "close": lambda held: held.close(),
+    "look": lambda held: held.look(),
+    "close": lambda held: held.close(sweep_at=None),
 }
 
 
@@ -69,10 +71,18 @@ def test_an_inserted_job_is_what_is_read_back(jobs: JobStore) -> None:
     assert all(instant.tzinfo is not None for instant in (job.created_at, job.available_at, jobs.now()))
 
 
+def settle_and_close(jobs: JobStore, state: JobState) -> HeldJob:
+    """A claim that ends in this state, with nothing left to collect."""
+    held = claim(jobs)
+    held.settle(state, FAILURE)
+    assert held.close(sweep_at=None)
+    return held
+
+
 def test_a_revision_belongs_to_one_job_for_ever(jobs: JobStore) -> None:
     """A settled and closed job keeps its revision: the next job of the document needs another one."""
     insert(jobs)
-    claim(jobs).settle(JobState.FAILED, FAILURE)
+    settle_and_close(jobs, JobState.FAILED)
     assert jobs.insert(tenant=TENANT, document_id="d", revision=1, pipeline=pipeline_named("p")) is None
     second = insert(jobs, revision=2)
     assert jobs.latest("d") == second
@@ -223,19 +233,24 @@ def test_a_claim_does_not_take_a_job_that_was_just_closed(jobs: JobStore, databa
     held.settle(JobState.SUCCEEDED)
     expire(database, held.job.job_id)
     seen = jobs.job(TENANT, held.job.job_id)
-    held.close()
+    held.close(sweep_at=None)
     assert jobs._claim_one(seen, "b", jobs.now()) is None
 
 
-def test_the_deadline_counts_from_the_first_claim(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
-    """A job's time limit begins when its work does, and no later attempt moves it."""
+def test_the_deadline_counts_work_and_no_waiting(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
+    """What earlier attempts took is gone from a job's time; what it waited between them, however long, is not."""
     job = insert(jobs)
     assert job.deadline_at is None
     first = claim(jobs).job
     assert first.deadline_at == first.attempts[0].started_at + timedelta(seconds=600)
+    worked, waited = timedelta(seconds=30), timedelta(days=1)
+    started_at = first.attempts[0].started_at - waited
+    lost = {"attempts.0.started_at": started_at, "updated_at": started_at + worked}
     expire(database, job.job_id)
-    time.sleep(0.01)
-    assert claim(jobs, "b").job.deadline_at == first.deadline_at
+    database["jobs"].update_one({"_id": job.job_id}, {"$set": lost})
+    second = claim(jobs, "b").job
+    assert second.attempts[0].ended_at == started_at + worked
+    assert second.deadline_at == second.attempts[1].started_at + timedelta(seconds=600) - worked
 
 
 def test_progress_never_falls(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
@@ -307,21 +322,18 @@ def test_a_published_job_is_claimed_again_for_collection_only(
     assert (collector.job.state, collector.job.attempts) == (state, settled.job.attempts)
     assert collector.job.lease.epoch == 2
     with pytest.raises(LeaseLost):
-        settled.close()
-    collector.close()
+        settled.close(sweep_at=None)
+    collector.close(sweep_at=None)
     expire(database, settled.job.job_id)
     assert jobs.claim("c") is None
     assert insert(jobs, revision=2).revision == 2
 
 
 @pytest.mark.parametrize("state", UNPUBLISHED)
-def test_an_unpublished_job_closes_as_it_settles(
-    jobs: JobStore, database: Database[dict[str, Any]], state: JobState
-) -> None:
-    """A failed or cancelled job is rolled back before it settles: nothing is left to claim it for."""
+def test_a_closed_job_is_nobodys(jobs: JobStore, database: Database[dict[str, Any]], state: JobState) -> None:
+    """Nothing is left to claim it for, and the document may have another job."""
     insert(jobs)
-    held = claim(jobs)
-    held.settle(state, FAILURE)
+    held = settle_and_close(jobs, state)
     expire(database, held.job.job_id)
     assert jobs.claim("b") is None
     assert jobs.job(TENANT, held.job.job_id).error == FAILURE

@@ -12,10 +12,9 @@ from tests.builders import NOON, TENANT, at_once
 from tests.integration.queue import claim, insert
 
 
-def ask_for_cancel(database: Database[dict[str, Any]], job_id: str) -> bool:
-    """What a cancel request writes, unless publishing is decided; whether it was in time."""
-    undecided = {"_id": job_id, "stages.publish.status": "pending"}
-    return database["jobs"].update_one(undecided, {"$set": {"cancel_requested_at": NOON}}).matched_count == 1
+def ask_for_cancel(jobs: JobStore, job_id: str) -> bool:
+    """Ask for it; whether that was in time."""
+    return jobs.request_cancel(job_id).cancel_requested_at is not None
 
 
 def test_a_job_is_known_to_its_tenant_only(jobs: JobStore) -> None:
@@ -30,23 +29,23 @@ def test_a_job_is_known_to_its_tenant_only(jobs: JobStore) -> None:
     assert jobs.find("b", limit=10, document_id="mine") == []
 
 
-def test_a_cancel_that_came_first_stops_the_publish(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
+def test_a_cancel_that_came_first_stops_the_publish(jobs: JobStore) -> None:
     """`decide_publish` raises `CancelRequested` and decides nothing."""
     insert(jobs)
     held = claim(jobs)
-    assert ask_for_cancel(database, held.job.job_id)
+    assert ask_for_cancel(jobs, held.job.job_id)
     with pytest.raises(CancelRequested):
         held.decide_publish()
     assert not jobs.job(TENANT, held.job.job_id).publish_decided
 
 
-def test_a_cancel_after_the_decision_comes_too_late(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
+def test_a_cancel_after_the_decision_comes_too_late(jobs: JobStore) -> None:
     """Once publishing is decided it stays decided, also for the next holder who finishes it."""
     insert(jobs)
     held = claim(jobs)
     held.decide_publish()
     assert held.job.publish_decided
-    assert not ask_for_cancel(database, held.job.job_id)
+    assert not ask_for_cancel(jobs, held.job.job_id)
     held.release()
     again = claim(jobs, "b")
     again.decide_publish()
@@ -68,7 +67,7 @@ def test_of_publish_and_cancel_at_the_same_moment_exactly_one_wins(
             return False
         return True
 
-    calls = (decide, lambda: ask_for_cancel(database, held.job.job_id))
+    calls = (decide, lambda: ask_for_cancel(jobs, held.job.job_id))
     decided, cancelled = at_once(2, lambda number: calls[number]())
     assert decided != cancelled
     assert jobs.job(TENANT, held.job.job_id).publish_decided is decided
@@ -82,17 +81,17 @@ def test_an_overtaken_holder_is_told_so_and_not_that_it_was_cancelled(
     overtaken = claim(jobs)
     database["jobs"].update_one({"_id": overtaken.job.job_id}, {"$set": {"lease.expires_at": NOON}})
     claim(jobs, "b")
-    assert ask_for_cancel(database, overtaken.job.job_id)
+    assert ask_for_cancel(jobs, overtaken.job.job_id)
     with pytest.raises(LeaseLost):
         overtaken.decide_publish()
 
 
-def test_a_renewal_shows_a_cancel_request(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
+def test_a_renewal_shows_a_cancel_request(jobs: JobStore) -> None:
     """The heartbeat learns of a cancel from the database, whatever faster hint there is."""
     insert(jobs)
     held = claim(jobs)
     assert held.renew().cancel_requested_at is None
-    ask_for_cancel(database, held.job.job_id)
+    ask_for_cancel(jobs, held.job.job_id)
     assert held.renew().shown_state is JobState.CANCELLING
 
 
@@ -115,13 +114,15 @@ def test_lists_are_newest_first_and_by_document(jobs: JobStore) -> None:
     first = insert(jobs, "d")
     insert(jobs, "other")
     for _ in range(2):
-        claim(jobs).settle(JobState.CANCELLED)
+        held = claim(jobs)
+        held.settle(JobState.CANCELLED)
+        held.close(sweep_at=None)
     second = insert(jobs, "d", revision=2)
     assert [job.job_id for job in jobs.find(TENANT, limit=9, document_id="d")] == [second.job_id, first.job_id]
     assert [job.job_id for job in jobs.find(TENANT, limit=1)] == [second.job_id]
 
 
-def test_lists_by_state_are_by_the_state_that_is_shown(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
+def test_lists_by_state_are_by_the_state_that_is_shown(jobs: JobStore) -> None:
     """A job appears in exactly the list of its shown state: one that is being cancelled is `cancelling` only."""
     for number in range(5):
         insert(jobs, f"d{number}")
@@ -129,7 +130,7 @@ def test_lists_by_state_are_by_the_state_that_is_shown(jobs: JobStore, database:
     claim(jobs).settle(JobState.FAILED)
     claim(jobs)
     asked = claim(jobs).job
-    ask_for_cancel(database, asked.job_id)
+    ask_for_cancel(jobs, asked.job_id)
     shown = {job.job_id: job.shown_state for job in jobs.find(TENANT, limit=9)}
     assert shown[asked.job_id] is JobState.CANCELLING
     for state in JobState:

@@ -1,12 +1,10 @@
 """The pipeline against real stores: what each kind of trouble ends in."""
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,31 +15,13 @@ from ingest.errors import PageUnreadable, StoreUnavailable, WorkerCrashed
 from ingest.model import JobState, PageFailure, Revision, Stage, StageStatus
 from ingest.pipeline import Pipeline
 from ingest.revisions import roll_back
-from ingest.settings import Settings
 from ingest.stores import Stores
-from ingest.stores.jobs import HeldJob, JobStore
-from ingest.submission import Upload
+from ingest.stores.held import HeldJob
+from ingest.stores.jobs import JobStore
 from tests.conftest import PIPELINE
 from tests.integration.bench import Bench, Killed, failing
-from tests.pdfs import SCAN, pdf_of
 
-TEXT = "The harbour master keeps the tide tables in a drawer beneath the window. "
 DatabaseOf = Database[dict[str, Any]]
-
-
-@pytest.fixture
-def upload(tmp_path: Path) -> Upload:
-    """A PDF with three text pages and three scanned ones (pages 2, 4 and 6)."""
-    data = pdf_of([f"Page {number}. {TEXT * 12}" if number % 2 else SCAN for number in range(1, 7)])
-    path = tmp_path / "upload.pdf"
-    path.write_bytes(data)
-    return Upload(path, "harbour.pdf", hashlib.sha256(data).hexdigest(), len(data))
-
-
-@pytest.fixture
-def bench(database: DatabaseOf, stores: Stores, settings: Settings, upload: Upload) -> Bench:
-    """A bench with empty stores."""
-    return Bench(database, stores, settings.model_copy(update={"embedding_batch_chunks": 2}), upload)
 
 
 async def test_a_document_is_published_whole_and_its_working_copies_go(bench: Bench) -> None:
@@ -158,42 +138,6 @@ async def test_a_holder_killed_anywhere_is_followed_by_one_that_finishes(
     assert job.state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
     bench.assert_published_exactly(job)
-
-
-async def test_a_cancel_request_rolls_back_and_leaves_nothing(bench: Bench, database: DatabaseOf) -> None:
-    """A running job that is asked to stop ends `cancelled`, without rows, checkpoints or source."""
-    job = bench.submit()
-
-    async def cancel_at_store(name: str, _number: int) -> None:
-        if name == "store":
-            now = bench.stores.jobs.now()
-            database["jobs"].update_one({"_id": job.job_id}, {"$set": {"cancel_requested_at": now}})
-            await asyncio.sleep(30)
-
-    ended = await bench.run(bench.claim(), cancel_at_store)
-    assert ended.state is JobState.CANCELLED
-    bench.assert_no_rows(ended)
-    assert bench.stores.objects.keys(f"checkpoints/{job.document_id}/") == []
-    assert not bench.stores.objects.exists(ids.source_key(job.document_id))
-
-
-async def test_a_cancel_that_comes_before_publish_wins(bench: Bench, database: DatabaseOf) -> None:
-    """Against a publish at the same moment exactly one wins: a cancel before the decision leaves nothing visible."""
-    job = bench.submit()
-
-    held = bench.claim()
-    decide = held.decide_publish
-
-    def decide_too_late() -> None:
-        now = bench.stores.jobs.now()
-        database["jobs"].update_one({"_id": job.job_id}, {"$set": {"cancel_requested_at": now}})
-        decide()
-
-    held.decide_publish = decide_too_late  # type: ignore[method-assign]  # a cancel at the very last moment
-    ended = await bench.run(held)
-    assert ended.state is JobState.CANCELLED
-    assert bench.stores.catalog.document("default", job.document_id).published_revision is None
-    bench.assert_no_rows(ended)
 
 
 async def test_the_loser_of_a_lease_stops_and_touches_nothing(bench: Bench, database: DatabaseOf) -> None:
@@ -317,7 +261,7 @@ async def test_a_crash_before_collection_is_collected_by_the_next_claim(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("ingest.revisions.collect_rows", killed)
+        patch.setattr("ingest.collection.collect_rows", killed)
         with pytest.raises(Killed):
             await bench.run(bench.claim())
     _expire_leases(database)
@@ -390,23 +334,6 @@ async def test_a_deleted_document_is_never_published(bench: Bench, database: Dat
     ended = await bench.run(bench.claim(), delete_at_store)
     assert ended.state is JobState.FAILED
     bench.assert_no_rows(ended)
-
-
-async def test_a_job_over_its_deadline_fails_and_is_not_tried_again(bench: Bench, database: DatabaseOf) -> None:
-    """The time limit counts from the first claim, over all attempts."""
-    bench.submit()
-    held = bench.claim()
-    passed = bench.stores.jobs.now() - timedelta(seconds=1)
-    database["jobs"].update_one({"_id": held.job.job_id}, {"$set": {"deadline_at": passed}})
-
-    async def hang(name: str, _number: int) -> None:
-        if name == "cut":
-            await asyncio.sleep(30)
-
-    ended = await bench.run(held, hang)
-    assert ended.state is JobState.FAILED
-    assert ended.error is not None
-    assert "FANFOLD_JOB_TIMEOUT_S" in ended.error.message
 
 
 async def test_a_cancelled_coroutine_gives_the_job_back(bench: Bench) -> None:

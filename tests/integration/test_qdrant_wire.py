@@ -9,7 +9,7 @@ from qdrant_client import QdrantClient, models
 from ingest import ids
 from ingest.errors import FanfoldError, StoreError, StoreUnavailable
 from ingest.stores.vectors import QDRANT_METHODS, VectorStore
-from tests.builders import TENANT, at_once, axis_vectors, some_chunks
+from tests.builders import TENANT, a_revision, at_once, axis_vectors, some_chunks
 from tests.integration.qdrant_server import QdrantServer
 
 COLLECTION = "fanfold-wire-4"
@@ -40,7 +40,9 @@ def store_at(server: QdrantServer, collection: str = COLLECTION) -> VectorStore:
 
 def write(store: VectorStore, document_id: str, revision: int, count: int, *, tenant: str = TENANT) -> set[str]:
     """Write `count` points; their ids."""
-    store.upsert(tenant, document_id, revision, some_chunks(count), axis_vectors(count, dimension=DIMENSION))
+    store.upsert(
+        a_revision(document_id, revision, tenant=tenant), some_chunks(count), axis_vectors(count, dimension=DIMENSION)
+    )
     return set(ids.chunk_ids(document_id, revision, count))
 
 
@@ -50,7 +52,7 @@ CALLS: dict[str, Callable[[VectorStore], Any]] = {
     "point_ids": lambda store: store.point_ids("d", 1),
     "count": lambda store: store.count(),
     "delete_revision": lambda store: store.delete_revision("d", 1),
-    "delete_older_revisions": lambda store: store.delete_older_revisions("d", 2),
+    "delete_other_revisions": lambda store: store.delete_other_revisions("d", up_to=1, shown=2),
     "search": lambda store: store.search(TENANT, QUERY, limit=3),
     "ping": lambda store: store.ping(),
 }
@@ -147,7 +149,7 @@ def test_one_revision_or_the_older_ones_are_removed_from_every_collection_of_our
         for document_id, revision in (("d", 1), ("d", 2), ("d", 3), ("d", 4), ("e", 1)):
             write(one, document_id, revision, 2)
     store.delete_revision("d", 4)
-    store.delete_older_revisions("d", 3)
+    store.delete_other_revisions("d", up_to=2, shown=3)
     left = {("d", 3), ("e", 1)}
     for one in (store, before):
         assert {(name, number) for name in "de" for number in (1, 2, 3, 4) if one.point_ids(name, number)} == left
@@ -193,7 +195,7 @@ def test_a_server_that_asks_for_patience_is_unavailable(
 def test_a_request_that_is_refused_is_a_store_error(store: VectorStore, server: QdrantServer) -> None:
     """Vectors of another dimension (400) and a collection that was dropped (404) never leave as Qdrant's exceptions."""
     with pytest.raises(StoreError):
-        store.upsert(TENANT, "d", 1, some_chunks(1), axis_vectors(1, dimension=DIMENSION + 1))
+        store.upsert(a_revision("d", 1), some_chunks(1), axis_vectors(1, dimension=DIMENSION + 1))
     with pytest.raises(StoreError):
         store_at(server, "fanfold-dropped-4").count()
 

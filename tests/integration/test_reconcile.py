@@ -12,17 +12,18 @@ import pytest
 from pymongo.database import Database
 from qdrant_client import QdrantClient
 
-from ingest import ids, reconcile, revisions
+from ingest import ids, reconcile
 from ingest.errors import Category, WorkerCrashed
-from ingest.model import Failure, Finding, FindingKind, Job, JobState, PipelineSpec, Revision
+from ingest.model import Failure, Finding, FindingKind, Job, JobState, PipelineSpec
 from ingest.settings import Settings
 from ingest.stores import Stores
-from ingest.stores.jobs import HeldJob
+from ingest.stores.held import HeldJob
 from ingest.stores.vectors import VectorStore
 from ingest.submission import Upload, submit
-from tests.builders import TENANT, a_document, an_upload, axis_vectors, pipeline_named, some_chunks
+from tests.builders import TENANT, a_document, a_revision, an_upload, axis_vectors, pipeline_named, some_chunks
 from tests.conftest import PIPELINE
 from tests.integration.bench import Bench, failing
+from tests.integration.queue import collect_and_close
 from tests.pdfs import SCAN, pdf_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
@@ -62,8 +63,8 @@ def assert_repaired_for_good(stores: Stores) -> None:
 def write_rows(stores: Stores, document_id: str, revision: int, count: int) -> None:
     """Both stores hold this revision's rows."""
     chunks = some_chunks(count)
-    stores.catalog.upsert_chunks(TENANT, document_id, revision, chunks)
-    stores.vectors.upsert(TENANT, document_id, revision, chunks, axis_vectors(count))
+    stores.catalog.upsert_chunks(a_revision(document_id, revision), chunks)
+    stores.vectors.upsert(a_revision(document_id, revision), chunks, axis_vectors(count))
 
 
 def write_checkpoint(stores: Stores, document_id: str, name: str = "inspection") -> str:
@@ -95,18 +96,17 @@ def publish(stores: Stores, upload: Upload, *, chunks: int = 4, pipeline: Pipeli
     held.decide_publish()
     assert stores.catalog.publish(job.document_id, job.revision, page_count=1, chunk_count=chunks)
     held.settle(JobState.SUCCEEDED)
-    revisions.collect_rows(stores, Revision(TENANT, job.document_id, job.revision, pipeline))
-    revisions.discard_objects(stores, job.document_id)
-    held.close()
+    collect_and_close(stores, held)
     return held.job
 
 
-def settle(stores: Stores, upload: Upload, state: JobState, error: Failure | None = None) -> Job:
-    """A job that ended without publishing; its source and one checkpoint are still there."""
+def settle(stores: Stores, upload: Upload, state: JobState, error: Failure | None = None, *, kept: bool = True) -> Job:
+    """A job that ended without publishing, its source and one checkpoint left; `kept` for a retry, for a week."""
     send(stores, upload)
     held = claim(stores)
     write_checkpoint(stores, held.job.document_id)
     held.settle(state, error)
+    held.close(sweep_at=held.job.updated_at + timedelta(days=7) if kept else None)
     return held.job
 
 
@@ -151,7 +151,7 @@ def damage_ids(stores: Stores, database: DatabaseOf, job: Job) -> None:
     client: Any = stores.vectors._client
     client.delete("fanfold-test-384", [ids.chunk_id(job.document_id, job.revision, 0)])
     strange = some_chunks(1, first=9)
-    stores.vectors.upsert(TENANT, job.document_id, job.revision, strange, axis_vectors(1))
+    stores.vectors.upsert(a_revision(job.document_id, job.revision), strange, axis_vectors(1))
 
 
 DAMAGES = [damage_chunks, damage_points, damage_both, damage_count, damage_ids]
@@ -201,7 +201,7 @@ def test_points_in_an_earlier_models_collection_are_whole(stores: Stores, upload
     later = replace(stores, vectors=VectorStore(client, "fanfold-later-384"))
     later.vectors.prepare(384)
     assert fsck(later) == []
-    later.vectors.upsert(TENANT, job.document_id, 1, some_chunks(4), axis_vectors(4))
+    later.vectors.upsert(a_revision(job.document_id, 1), some_chunks(4), axis_vectors(4))
     assert kinds(fsck(later)) == [(FindingKind.INCOMPLETE, 1)]
     assert_repaired_for_good(later)
 
@@ -212,8 +212,8 @@ def test_rows_of_other_revisions_and_of_strangers_are_removed(
     """Of an unpublished revision, of a deleted document, of one that never was: found in either store, and removed."""
     job = publish(stores, upload)
     write_rows(stores, job.document_id, 7, 2)
-    stores.catalog.upsert_chunks(TENANT, "never was", 1, some_chunks(2))
-    stores.vectors.upsert(TENANT, "nor this", 3, some_chunks(1), axis_vectors(1))
+    stores.catalog.upsert_chunks(a_revision("never was", 1), some_chunks(2))
+    stores.vectors.upsert(a_revision("nor this", 3), some_chunks(1), axis_vectors(1))
     stores.catalog.register(a_document("deleted"))
     write_rows(stores, "deleted", 1, 2)
     stores.catalog.publish("deleted", 0, page_count=1, chunk_count=2)
@@ -245,7 +245,7 @@ def test_objects_that_no_retry_needs_are_removed(
     stores: Stores, upload: Upload, state: JobState, error: Failure | None
 ) -> None:
     """Checkpoints, and the source last, by exact key."""
-    job = settle(stores, upload, state, error)
+    job = settle(stores, upload, state, error, kept=False)
     source = ids.source_key(job.document_id)
     [found] = fsck(stores, keep_source=True)
     assert (found.kind, len(found.keys), found.keys[-1]) == (FindingKind.ORPHAN_OBJECTS, 2, source)
@@ -260,7 +260,7 @@ def test_objects_of_nobody_are_removed(stores: Stores, database: DatabaseOf, upl
     stores.catalog.register(a_document("no job"))
     stores.objects.put_file(ids.source_key("no job"), upload.path)
     stores.objects.put_file("sources/README", upload.path)
-    job = settle(stores, upload, JobState.FAILED, RETRYABLE)
+    job = settle(stores, upload, JobState.FAILED, RETRYABLE, kept=False)
     database["documents"].update_one({"_id": job.document_id}, {"$set": {"deleted_at": stores.jobs.now()}})
     found = {finding.document_id for finding in fsck(stores) if finding.kind is FindingKind.ORPHAN_OBJECTS}
     assert found == {"never was", "nor this", "no job", job.document_id}
@@ -422,11 +422,11 @@ def _damages(stores: Stores, client: QdrantClient, database: DatabaseOf) -> list
         client.delete("fanfold-test-384", [ids.chunk_id(job.document_id, job.revision, chance.randrange(4))])
 
     def stray_chunks(chance: random.Random, job: Job) -> None:
-        stores.catalog.upsert_chunks(TENANT, job.document_id, chance.randrange(100, 109), some_chunks(2))
+        stores.catalog.upsert_chunks(a_revision(job.document_id, chance.randrange(100, 109)), some_chunks(2))
 
     def stray_points(chance: random.Random, job: Job) -> None:
         whose = chance.choice([job.document_id, f"{chance.randrange(16**8):032x}"])
-        stores.vectors.upsert(TENANT, whose, chance.randrange(100, 109), some_chunks(3), axis_vectors(3))
+        stores.vectors.upsert(a_revision(whose, chance.randrange(100, 109)), some_chunks(3), axis_vectors(3))
 
     def stray_objects(chance: random.Random, job: Job) -> None:
         whose = chance.choice([job.document_id, f"{chance.randrange(16**8):032x}"])

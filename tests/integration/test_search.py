@@ -12,7 +12,7 @@ from ingest.model import StoredChunk
 from ingest.stores import Stores
 from serve.schemas import Hit
 from serve.search import search
-from tests.builders import TENANT, a_document, axis_vectors, some_chunks
+from tests.builders import TENANT, a_document, a_revision, axis_vectors, some_chunks
 
 QUERY = [float(value) for value in axis_vectors(1)[0]]
 NEAR, FAR = 0.0, 0.5  # angle between the query and a revision's first chunk
@@ -23,8 +23,8 @@ def write(stores: Stores, document_id: str, revision: int, count: int, *, tilt: 
     tenant = document_id.partition("@")[2] or TENANT
     chunks = some_chunks(count, words=f"{document_id} {revision}")
     stores.catalog.register(a_document(document_id, tenant=tenant, filename=f"{document_id}.pdf"))
-    stores.catalog.upsert_chunks(tenant, document_id, revision, chunks)
-    stores.vectors.upsert(tenant, document_id, revision, chunks, axis_vectors(count, tilt=tilt))
+    stores.catalog.upsert_chunks(a_revision(document_id, revision, tenant=tenant), chunks)
+    stores.vectors.upsert(a_revision(document_id, revision, tenant=tenant), chunks, axis_vectors(count, tilt=tilt))
 
 
 def publish(stores: Stores, document_id: str, revision: int) -> None:
@@ -117,7 +117,7 @@ def test_a_point_without_its_chunk_is_not_a_hit(stores: Stores) -> None:
     """Stores that disagree for a moment show less, never something half."""
     write(stores, "d", 1, 3)
     publish(stores, "d", 1)
-    stores.vectors.upsert(TENANT, "d", 1, some_chunks(1, first=9), axis_vectors(1))
+    stores.vectors.upsert(a_revision("d", 1), some_chunks(1, first=9), axis_vectors(1))
     assert [hit.chunk_id for hit in hits(stores)] == ids.chunk_ids("d", 1, 3)
 
 
@@ -132,8 +132,8 @@ def test_a_version_that_is_replaced_during_a_search_does_not_vanish(
 
     def replaced_meanwhile(tenant: str, chunk_ids: Sequence[str]) -> Mapping[str, StoredChunk]:
         publish(stores, "d", 2)
-        stores.catalog.delete_older_revisions("d", 2)
-        stores.vectors.delete_older_revisions("d", 2)
+        stores.catalog.delete_other_revisions("d", up_to=1, shown=2)
+        stores.vectors.delete_other_revisions("d", up_to=1, shown=2)
         return chunks_by_id(tenant, chunk_ids)
 
     monkeypatch.setattr(stores.catalog, "chunks_by_id", replaced_meanwhile)

@@ -19,8 +19,8 @@ from ingest.faults import Fault, FaultPoint, fault_point, points_of
 from ingest.stores.jobs import JobStore
 
 START_UP_ONLY = {"prepare", "ping"}  # run before work is accepted, or to ask whether a store answers
-NO_CALL_OF_ITS_OWN = {"write_held", "lease_end"}  # HeldJob's methods and `now` carry the points
-FSCK_ONLY = {"document_ids", "known", "revisions", "unpublish", "open_jobs", "points", "collections_with", "names"}
+NO_CALL_OF_ITS_OWN = {"write_held", "read_held", "lease_end"}  # HeldJob's methods and `now` carry the points
+FSCK_ONLY = {"document_ids", "revisions", "unpublish", "open_jobs", "points", "collections_with", "names"}
 SUBMITS = {"remote"}
 
 

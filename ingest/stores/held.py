@@ -1,0 +1,185 @@
+"""A claimed job: the right to write to it until another claim raises the epoch.
+
+Every transition that a holder can make is a method here. Each is one atomic write, fenced by the lease of the claim.
+"""
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from ingest.errors import CancelRequested, LeaseLost
+from ingest.faults import fault_point
+from ingest.model import (
+    RELEASED,
+    FailedPage,
+    Failure,
+    Job,
+    JobState,
+    Lease,
+    PipelineSpec,
+    Stage,
+    StageStatus,
+)
+
+TERMINAL = tuple(state for state in JobState if state.terminal)
+
+
+class Fence(Protocol):
+    """The queue, as far as a holder needs it."""
+
+    def now(self) -> datetime:
+        """The database's clock."""
+
+    def lease_end(self) -> datetime:
+        """When a lease that is granted or renewed now runs out."""
+
+    def write_held(self, job_id: str, lease: Lease, update: Mapping[str, Any], only_if: Mapping[str, Any]) -> Job:
+        """Write, if the job is still held under this lease. Raises `LeaseLost`."""
+
+    def read_held(self, job_id: str, lease: Lease) -> Job:
+        """Read, if the job is still held under this lease. Raises `LeaseLost`."""
+
+
+class HeldJob:
+    """A claimed job: the right to write to it until another claim raises the epoch.
+
+    Every method raises `LeaseLost` when that has happened; `job` is the record as of the last write, `renewed_at` the
+    monotonic instant from which the lease runs at the least: before the claim, or the last renewal, was asked for.
+    """
+
+    def __init__(self, queue: Fence, job: Job, *, claimed_at: float) -> None:
+        self._queue = queue
+        self._lease = job.lease  # the claim's, whatever is written to the record later
+        self.job = job
+        self.renewed_at = claimed_at
+
+    @fault_point("jobs.renew")
+    def renew(self) -> Job:
+        """Push the lease's end away; the returned record shows a cancel request, if there is one."""
+        asked_at = time.monotonic()
+        renewed = self._write({"lease.expires_at": self._queue.lease_end()})
+        self.renewed_at = asked_at
+        return renewed
+
+    @fault_point("jobs.look")
+    def look(self) -> Job:
+        """Read the record, without renewing: it shows a cancel request, if there is one."""
+        self.job = self._queue.read_held(self.job.job_id, self._lease)
+        return self.job
+
+    @fault_point("jobs.repin")
+    def repin(self, pipeline: PipelineSpec) -> None:
+        """Record the pipeline that this attempt really runs."""
+        self._write({"pipeline": pipeline.model_dump()})
+
+    @fault_point("jobs.start_stage")
+    def start_stage(self, stage: Stage) -> None:
+        """The stage's work begins, or goes on after a crash (its first start is kept)."""
+        started_at = self.job.stages[stage].started_at or self._queue.now()
+        self._write({f"stages.{stage}.status": StageStatus.RUNNING, f"stages.{stage}.started_at": started_at})
+
+    @fault_point("jobs.finish_stage")
+    def finish_stage(self, stage: Stage, checkpoint: str | None = None) -> None:
+        """The stage's output is durable, under `checkpoint` if it has one."""
+        self._write(
+            {
+                f"stages.{stage}.status": StageStatus.DONE,
+                f"stages.{stage}.finished_at": self._queue.now(),
+                f"stages.{stage}.checkpoint": checkpoint,
+            }
+        )
+
+    @fault_point("jobs.report")
+    def report(self, counts: Mapping[str, int]) -> None:
+        """Raise the counters of `Progress`; they never fall."""
+        self._update({"$max": {f"progress.{name}": count for name, count in counts.items()}})
+
+    @fault_point("jobs.record_failed_pages")
+    def record_failed_pages(self, failed_pages: list[FailedPage]) -> None:
+        """Replace the list of pages that are given up."""
+        self._write({"failed_pages": [page.model_dump() for page in failed_pages]})
+
+    @fault_point("jobs.decide_publish")
+    def decide_publish(self) -> None:
+        """The compare-and-set after which the revision will be published, come what may.
+
+        Raises `CancelRequested` when a cancel was first: exactly one of the two wins. A decision that an earlier
+        attempt made stands.
+        """
+        if self.job.publish_decided:
+            self.renew()
+            return
+        decision = {
+            f"stages.{Stage.PUBLISH}.status": StageStatus.RUNNING,
+            f"stages.{Stage.PUBLISH}.started_at": self._queue.now(),
+        }
+        try:
+            self._write(decision, state=JobState.RUNNING, cancel_requested_at=None)
+        except LeaseLost:
+            if self.renew().cancel_requested_at is not None:
+                raise CancelRequested("The job was cancelled before it was published.") from None
+            raise
+
+    @fault_point("jobs.settle")
+    def settle(self, state: JobState, error: Failure | None = None) -> None:
+        """Reach a terminal state. The job stays open until `close`, for collection."""
+        change: dict[str, Any] = {"state": state, "error": None if error is None else error.model_dump()}
+        for stage, record in self.job.stages.items():
+            if record.status is StageStatus.RUNNING:
+                change |= {
+                    f"stages.{stage}.status": StageStatus.FAILED,
+                    f"stages.{stage}.finished_at": self._queue.now(),
+                }
+        self._write(change | self._attempt_end(state, error), state=JobState.RUNNING)
+
+    @fault_point("jobs.requeue")
+    def requeue(self, error: Failure, *, delay_s: float) -> None:
+        """Give the job back for another attempt after `delay_s` seconds; the error is the attempt's."""
+        available_at = self._queue.now() + timedelta(seconds=delay_s)
+        change = {
+            "state": JobState.QUEUED,
+            "available_at": available_at,
+            "lease.holder": None,
+            "lease.expires_at": available_at,
+        }
+        self._write(change | self._attempt_end("requeued", error), state=JobState.RUNNING)
+
+    @fault_point("jobs.release")
+    def release(self) -> None:
+        """Give the job back untouched, for whoever claims it next: the supervisor is shutting down."""
+        now = self._queue.now()
+        change = {"state": JobState.QUEUED, "available_at": now, "lease.holder": None, "lease.expires_at": now}
+        self._write(change | self._attempt_end(RELEASED, None), state=JobState.RUNNING)
+
+    @fault_point("jobs.close")
+    def close(self, *, sweep_at: datetime | None) -> bool:
+        """Collected: let the document have another job, and look at what is left of this one again at `sweep_at`.
+
+        False, and nothing changed, when another sweep was asked for since the record was last read: it shows it now.
+        """
+        now = self._queue.now()
+        change = {"open": False, "sweep_at": sweep_at, "lease.holder": None, "lease.expires_at": now}
+        try:
+            self._write(change, state={"$in": TERMINAL}, sweep_at=self.job.sweep_at)
+        except LeaseLost:
+            known = self.job.sweep_at
+            if self.renew().sweep_at == known:
+                raise
+            return False
+        return True
+
+    def _attempt_end(self, outcome: str, error: Failure | None) -> dict[str, Any]:
+        last = len(self.job.attempts) - 1
+        return {
+            f"attempts.{last}.ended_at": self._queue.now(),
+            f"attempts.{last}.outcome": outcome,
+            f"attempts.{last}.error": None if error is None else error.model_dump(),
+        }
+
+    def _write(self, change: Mapping[str, Any], **only_if: Any) -> Job:
+        return self._update({"$set": change}, **only_if)
+
+    def _update(self, update: Mapping[str, Any], **only_if: Any) -> Job:
+        self.job = self._queue.write_held(self.job.job_id, self._lease, update, only_if)
+        return self.job

@@ -1,0 +1,106 @@
+"""Limits of a job: the time that it, one of its stages, or nothing at all may take; and what a late thread may do."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from ingest.errors import LeaseLost
+from ingest.model import JobState, Stage
+from ingest.revisions import roll_back
+from ingest.stores import Stores
+from ingest.tenure import Tenure
+from tests.builders import a_revision, axis_vectors, some_chunks
+from tests.integration.bench import Bench
+from tests.integration.engines import Hook
+
+DatabaseOf = Database[dict[str, Any]]
+
+
+def hang_in(call: str) -> Hook:
+    """Never come back from calls of this kind."""
+
+    async def hang(name: str, _number: int) -> None:
+        if name == call:
+            await asyncio.sleep(60)
+
+    return hang
+
+
+async def test_a_job_over_its_time_fails_and_is_not_tried_again(bench: Bench, database: DatabaseOf) -> None:
+    """The job's limit counts the work of all its attempts; when it is used up no other attempt begins."""
+    bench.submit()
+    held = bench.claim()
+    passed = bench.stores.jobs.now() - timedelta(seconds=1)
+    database["jobs"].update_one({"_id": held.job.job_id}, {"$set": {"deadline_at": passed}})
+    ended = await bench.run(held, hang_in("cut"))
+    assert ended.state is JobState.FAILED
+    assert ended.error is not None
+    assert "FANFOLD_JOB_TIMEOUT_S" in ended.error.message
+
+
+@pytest.mark.parametrize(
+    ("call", "stage"), [("read_page", Stage.EXTRACT), ("embed", Stage.EMBED), ("store", Stage.STORE)]
+)
+async def test_a_stage_over_its_time_ends_the_attempt(bench: Bench, call: str, stage: Stage) -> None:
+    """The message names the stage and the setting; what is committed stays for the next attempt."""
+    bench.submit()
+    bench.settings = bench.settings.model_copy(update={"stage_timeout_s": 1.0})
+    ended = await bench.run(bench.claim(), hang_in(call))
+    assert ended.state is JobState.QUEUED
+    error = ended.attempts[0].error
+    assert error is not None
+    assert (error.stage, error.category) == (stage, "timeout")
+    assert f"Stage {stage} took longer than FANFOLD_STAGE_TIMEOUT_S" in error.message
+
+
+async def test_a_stuck_job_is_not_kept_alive_by_its_heartbeat(bench: Bench) -> None:
+    """Renewals go on only while work gets on: an attempt in which nothing moves is given up, and it counts."""
+    bench.submit()
+    bench.settings = bench.settings.model_copy(update={"stall_timeout_s": 1.0, "max_attempts": 2})
+    first = await bench.run(bench.claim(), hang_in("inspect"))
+    assert first.state is JobState.QUEUED
+    await asyncio.sleep(bench.settings.retry_delay_s * 4)
+    second = await bench.run(bench.claim("next"), hang_in("inspect"))
+    assert second.state is JobState.FAILED
+    assert [attempt.error and attempt.error.category for attempt in second.attempts] == ["timeout", "timeout"]
+    assert second.error is not None
+    assert "FANFOLD_STALL_TIMEOUT_S" in second.error.message
+
+
+async def test_slow_work_that_gets_on_is_not_stuck(bench: Bench) -> None:
+    """Many steps, together far longer than the limit, each shorter: nothing is given up."""
+    bench.submit()
+    bench.settings = bench.settings.model_copy(update={"stall_timeout_s": 0.8})
+
+    async def slow(_name: str, _number: int) -> None:
+        await asyncio.sleep(0.4)
+
+    ended = await bench.run(bench.claim(), slow)
+    assert ended.state is JobState.SUCCEEDED
+    assert len(ended.attempts) == 1
+
+
+def test_a_thread_that_wakes_after_the_lease_is_told_so(bench: Bench) -> None:
+    """By the monotonic clock, before the lease can have ended for anybody else."""
+    bench.submit()
+    tenure = Tenure(bench.claim(), bench.settings)
+    tenure.check_held()
+    tenure.held.renewed_at -= bench.settings.lease_ttl_s
+    with pytest.raises(LeaseLost):
+        tenure.check_held()
+
+
+def test_a_rollback_that_wakes_after_its_lease_removes_no_row_of_the_next_attempt(stores: Stores) -> None:
+    """Rows carry the epoch that wrote them: a late rollback sees those of a later attempt, and removes none."""
+    late, current = a_revision("d", epoch=1), a_revision("d", epoch=2)
+    for revision in (late, current):
+        stores.catalog.upsert_chunks(revision, some_chunks(3))
+        stores.vectors.upsert(revision, some_chunks(3), axis_vectors(3))
+    with pytest.raises(Exception, match="MongoDB holds 3 chunks and Qdrant 3 points instead of 0"):
+        roll_back(stores, late)
+    assert len(stores.catalog.chunk_ids("d", 1)) == len(stores.vectors.point_ids("d", 1)) == 3
+    roll_back(stores, current)
+    assert stores.catalog.chunk_ids("d", 1) == stores.vectors.point_ids("d", 1) == set()
