@@ -67,7 +67,7 @@ def _inspect(book: bytes, home: Path) -> None:
         objects=DirectoryStore(home / "objects"),
     )
     stores.objects.put(ids.source_key("book"), book)
-    Activities(stores, settings).inspect(Revision("default", "book", 1, pipeline_of(settings)))
+    *_, _ = Activities(stores, settings).inspect(Revision("default", "book", 1, pipeline_of(settings)))
 
 
 def _book() -> bytes:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ingest.model import JobState
 from ingest.settings import Settings
 from serve.client import Client, ServiceError
 from serve.schemas import JobView
 
+View = TypeVar("View")
 IN_FLIGHT = 16
 WAIT_S = 1.0
 
@@ -75,6 +77,19 @@ def _ingest_one(client: Client, path: Path, follow: bool, on_change: OnChange) -
     failed = job.state in {JobState.FAILED, JobState.CANCELLED}
     reason = job.error.message if job.error is not None else f"The job ended {job.state}."
     return Outcome(path, job, reason if failed else None)
+
+
+def each(names: Sequence[str], call: Callable[[str], View]) -> Iterator[tuple[str, View | ServiceError]]:
+    """What the service says to each call, several at a time, in the order of the names."""
+
+    def answer(name: str) -> View | ServiceError:
+        try:
+            return call(name)
+        except ServiceError as error:
+            return error
+
+    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="each") as pool:
+        yield from zip(names, pool.map(answer, names), strict=True)
 
 
 def main(arguments: Sequence[str]) -> int:

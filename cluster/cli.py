@@ -106,6 +106,46 @@ def job(job_id: str, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def cancel(
+    job_ids: Annotated[list[str] | None, typer.Argument(help="The jobs; or all of one state, see --state.")] = None,
+    state: Annotated[JobState | None, typer.Option(help="Cancel every job in this state.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before cancelling a whole state.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stop jobs and undo what they did. Exits with 1 if it was too late for any of them."""
+    if bool(job_ids) == (state is not None):
+        raise typer.BadParameter("name jobs, or a state with --state.", param_hint="JOB_IDS")
+    with _client() as client:
+        if state is not None:
+            job_ids = [job.job_id for job in client.jobs(state=state, limit=sys.maxsize)]
+            yes or typer.confirm(f"Cancel {display.count(len(job_ids), 'job')}?", abort=True, err=True)
+        answers = list(batch.each(job_ids or [], client.cancel))
+    failed = _show_answers(answers, as_json=as_json)
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def retry(job_ids: Annotated[list[str], typer.Argument(help="Jobs that ended.")], as_json: AsJson = False) -> None:
+    """Try again what failed, from where it stopped: a new job for each. Exits with 1 if one is refused."""
+    with _client() as client:
+        failed = _show_answers(list(batch.each(job_ids, client.retry)), as_json=as_json)
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def delete(
+    document_ids: Annotated[
+        list[str], typer.Argument(help="Documents, see the output of jobs and search with --json.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Delete documents with everything that was made of them: hidden at once, removed within seconds."""
+    with _client() as client:
+        failed = _show_answers(list(batch.each(document_ids, client.delete)), as_json=as_json)
+    raise typer.Exit(int(failed))
+
+
+@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
     limit: Annotated[int, typer.Option(min=1, max=100, help="Most hits to show.")] = 5,
@@ -155,6 +195,19 @@ def _bar_mover(bars: Progress, shown: dict[Path, TaskID]) -> batch.OnChange:
             display.move_bar(bars, shown[path], job)
 
     return move
+
+
+def _show_answers(answers: Sequence[tuple[str, BaseModel | ServiceError]], *, as_json: bool) -> bool:
+    """Print what became of each id; whether any was refused."""
+    if as_json:
+        _print_json([{"id": name, **_answer_json(answer)} for name, answer in answers])
+    else:
+        out.print(display.answers(answers))
+    return any(isinstance(answer, ServiceError) for _, answer in answers)
+
+
+def _answer_json(answer: BaseModel | ServiceError) -> dict[str, Any]:
+    return {"error": str(answer)} if isinstance(answer, ServiceError) else answer.model_dump(mode="json")
 
 
 def _outcome_json(outcome: batch.Outcome) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
@@ -16,7 +17,8 @@ from rich.text import Text
 from cluster.batch import Outcome
 from ingest.model import Finding, JobState, Stage
 from ingest.settings import Settings
-from serve.schemas import Hit, JobView
+from serve.client import ServiceError
+from serve.schemas import Hit, JobView, SubmitView
 
 STATE_STYLE = {
     JobState.QUEUED: "dim",
@@ -29,6 +31,7 @@ STATE_STYLE = {
 }
 SNIPPET_CHARACTERS = 320
 JOB_ID_CHARACTERS = 36
+FILENAME_CHARACTERS = 28
 
 
 @contextmanager
@@ -88,14 +91,15 @@ def outcomes(found: Sequence[Outcome]) -> RenderableType:
     if not found:
         return Text("No PDF found.", style="yellow")
     if failed:
-        return Text(f"{failed} of {_count(len(found), 'document')} failed.", style="bold red")
-    return Text(f"{_count(len(found), 'document')} done.", style="green")
+        return Text(f"{failed} of {count(len(found), 'document')} failed.", style="bold red")
+    return Text(f"{count(len(found), 'document')} done.", style="green")
 
 
 def job_table(jobs: Sequence[JobView]) -> RenderableType:
     """One row a job."""
     table = Table(box=None, pad_edge=False)
     table.add_column("JOB", min_width=JOB_ID_CHARACTERS)
+    table.add_column("FILE", max_width=FILENAME_CHARACTERS, no_wrap=True, overflow="ellipsis")
     for column in ("STATE", "%", "PAGES", "AGE"):
         table.add_column(column, no_wrap=True, justify="left" if column == "STATE" else "right")
     table.add_column("ERROR")
@@ -103,6 +107,7 @@ def job_table(jobs: Sequence[JobView]) -> RenderableType:
         progress = job.progress
         table.add_row(
             job.job_id,
+            escape(job.filename),
             _styled(job.state),
             f"{progress.percent:.0f}",
             f"{progress.pages_done}/{progress.pages_total}",
@@ -116,6 +121,7 @@ def job_details(job: JobView) -> RenderableType:
     """Everything about one job."""
     head = Table.grid(padding=(0, 2))
     head.add_row("State", f"{_styled(job.state)}  {job.progress.percent:.0f} %  {_doing(job)}")
+    head.add_row("File", escape(job.filename))
     head.add_row("Document", f"{job.document_id}, revision {job.revision}")
     head.add_row("Created", _instant(job.created_at))
     if job.error is not None:
@@ -155,6 +161,26 @@ def hits(found: Sequence[Hit]) -> RenderableType:
     return Group(*parts)
 
 
+def answers(given: Sequence[tuple[str, BaseModel | ServiceError]]) -> RenderableType:
+    """One row an id: what became of it."""
+    table = Table.grid(padding=(0, 2))
+    for name, answer in given:
+        table.add_row(name, _answered(answer))
+    return table if given else Text("Nothing to do.", style="dim")
+
+
+def _answered(answer: BaseModel | ServiceError) -> str:
+    match answer:
+        case ServiceError():
+            return f"[bold red]refused[/]  {escape(str(answer))}"
+        case SubmitView():
+            return f"{_styled(answer.state)}  as job {answer.job_id}"
+        case JobView():
+            return _styled(answer.state)
+        case _:
+            return "[yellow]deleted[/]"
+
+
 def findings(found: Sequence[tuple[Finding, bool]]) -> RenderableType:
     """One row a finding, each with whether it was repaired; the last line counts them."""
     if not found:
@@ -168,8 +194,13 @@ def findings(found: Sequence[tuple[Finding, bool]]) -> RenderableType:
     left = len(found) - repaired_count
     repairable = sum(not repaired and finding.repair is not None for finding, repaired in found)
     hint = " Repair what can be repaired: fanfold fsck --repair" * bool(repairable)
-    last = f"{_count(len(found), 'finding')}, {repaired_count} repaired."
+    last = f"{count(len(found), 'finding')}, {repaired_count} repaired."
     return Group(table, Text(), Text(last, style="yellow" if left else "green"), Text(hint.strip(), style="dim"))
+
+
+def count(number: int, noun: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _doing(job: JobView) -> str:
@@ -187,16 +218,12 @@ def _outcome_line(outcome: Outcome) -> str:
         return f"[bold red]failed[/]  {name}: {escape(outcome.error or '')}"
     progress = outcome.job.progress
     what = (
-        f"{_count(progress.pages_total, 'page')}, {_count(progress.chunks_stored, 'chunk')}"
+        f"{count(progress.pages_total, 'page')}, {count(progress.chunks_stored, 'chunk')}"
         if outcome.job.state.terminal
         else ""
     )
-    missing = f", [yellow]{_count(len(outcome.job.failed_pages), 'page')} failed[/]" if outcome.job.failed_pages else ""
+    missing = f", [yellow]{count(len(outcome.job.failed_pages), 'page')} failed[/]" if outcome.job.failed_pages else ""
     return f"{_styled(outcome.job.state)}  {name}  [dim]{what}[/]{missing}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _styled(state: JobState) -> str:

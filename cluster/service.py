@@ -18,6 +18,7 @@ from ray.serve.schema import LoggingConfig
 
 from cluster.composition import Blueprint, enter, prepare, refuse_truncation, resolve
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
+from cluster.flags import raise_flag, start_flags, stop_flags
 from cluster.instance import Addresses
 from cluster.ports import free_port, is_free
 from cluster.supervisor import probe_supervisor, refuse_second_supervisor, start_supervisor, stop_supervisor
@@ -74,6 +75,8 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         report("supervisor and HTTP interface")
         stack.callback(_stop_serve, leave_ray=joined is not None)
         _start_serve(blueprint)
+        stack.callback(stop_flags)
+        start_flags()
         stack.callback(stop_supervisor)
         start_supervisor(blueprint)
         _wait_until_ready(settings)
@@ -93,6 +96,7 @@ def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
         pipeline=blueprint.pipeline,
         settings=blueprint.settings,
         embed_query=embed_query,
+        hint_cancel=raise_flag,
         probes={
             "mongodb": stores.catalog.ping,
             "qdrant": stores.vectors.ping,

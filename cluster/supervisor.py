@@ -8,15 +8,18 @@ import asyncio
 import os
 import threading
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import ray
 import structlog
 from ray.util.state import list_actors, list_jobs
 
+from cluster import flags
 from cluster.composition import Blueprint, enter
 from cluster.embedded import NAMESPACE
-from cluster.engine import RayEngine, cluster_cpus
+from cluster.engine import RayEngine
+from cluster.nodes import cluster_cpus
 from cluster.scheduler import FairScheduler
 from ingest import faults
 from ingest.errors import ConfigurationError, Conflict, StoreUnavailable
@@ -29,6 +32,9 @@ SUPERVISOR_ACTOR = "supervisor"
 STOP_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 5.0
 SLOTS_PER_CPU = 2  # one page runs, the next is at hand
+CANCEL_PLACES = 4  # for jobs that only have to be rolled back, beside FANFOLD_MAX_RUNNING_JOBS
+LISTEN_AGAIN_S = 1.0
+SWEEP_INTERVAL_S = 2.0
 log = get_logger()
 
 
@@ -39,33 +45,42 @@ class Supervisor:
         self._blueprint = blueprint
         self._stores = stores
         self._holder = str(uuid.uuid4())
+        self._pipelines: dict[str, Pipeline] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._stopping = asyncio.Event()
+        self._wake = asyncio.Event()  # a place is free, a cancel was asked for, or it is time to stop
+        self._stopping = False
 
     async def run(self) -> None:
         """Claim and work until told to stop."""
-        settings = self._blueprint.settings
         scheduler = FairScheduler(SLOTS_PER_CPU * cluster_cpus())
         engine = RayEngine(self._blueprint, scheduler)
+        helpers = [asyncio.create_task(self._listen()), asyncio.create_task(self._sweep())]
         log.info("supervisor started", holder=self._holder)
-        while not self._stopping.is_set():
-            held = await self._claim() if len(self._running) < settings.max_running_jobs else None
+        while not self._stopping:
+            self._wake.clear()
+            held = await self._claim()
             if held is not None:
                 self._begin(held, engine)
             else:
-                await self._pause(settings.poll_interval_s)
+                await _until(self._wake, self._blueprint.settings.poll_interval_s)
                 scheduler.resize(SLOTS_PER_CPU * cluster_cpus())  # nodes come and go
-        for job in self._running:
-            job.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        for task in [*helpers, *self._running]:
+            task.cancel()
+        await asyncio.gather(*helpers, *self._running, return_exceptions=True)
 
     def stop(self) -> None:
         """Take no more jobs, and give back those that run."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
 
     async def _claim(self) -> HeldJob | None:
+        """The next job. Where every place is taken, a few jobs that shall be cancelled still find one."""
+        places = self._blueprint.settings.max_running_jobs
+        full = len(self._running) >= places
+        if len(self._running) >= places + CANCEL_PLACES:
+            return None
         try:
-            return await asyncio.to_thread(self._stores.jobs.claim, self._holder)
+            return await asyncio.to_thread(self._stores.jobs.claim, self._holder, cancelled_only=full)
         except StoreUnavailable as error:
             log.warning("cannot claim", error=error.message)
             return None
@@ -73,22 +88,56 @@ class Supervisor:
     def _begin(self, held: HeldJob, engine: RayEngine) -> None:
         task = asyncio.create_task(self._work(held, engine))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._wake.set()
+
+    async def _listen(self) -> None:
+        """Pass cancel hints on to the jobs that run here, and look for those that wait."""
+        heard = 0
+        while True:
+            try:
+                heard, job_ids = await flags.listen(heard)
+            except ray.exceptions.RayError as error:
+                log.warning("no cancel flags for the moment", error=type(error).__name__)
+                await asyncio.sleep(LISTEN_AGAIN_S)
+                continue
+            for job_id in self._pipelines.keys() & set(job_ids):
+                self._pipelines[job_id].hint()
+            self._wake.set()
+
+    async def _sweep(self) -> None:
+        """Now and then, open the jobs whose leftovers are due, so that they are claimed and collected."""
+        while True:
+            try:
+                if await asyncio.to_thread(self._stores.jobs.reopen_due):
+                    self._wake.set()
+            except StoreUnavailable as error:
+                log.warning("cannot look for sweeps", error=error.message)
+            await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _work(self, held: HeldJob, engine: RayEngine) -> None:
         job = held.job
+        blueprint = self._blueprint
+        pipeline = Pipeline(held, self._stores, engine, blueprint.pipeline, blueprint.settings)
+        self._pipelines[job.job_id] = pipeline
         with structlog.contextvars.bound_contextvars(
             job_id=job.job_id, document_id=job.document_id, attempt=len(job.attempts), epoch=job.lease.epoch
         ):
-            blueprint = self._blueprint
             log.info("claimed")
-            await Pipeline(held, self._stores, engine, blueprint.pipeline, blueprint.settings).run()
+            try:
+                await pipeline.run()
+            finally:
+                if self._pipelines.get(job.job_id) is pipeline:
+                    del self._pipelines[job.job_id]
 
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
+
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, so many seconds at the most."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)

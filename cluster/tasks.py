@@ -1,19 +1,25 @@
 """Ray tasks and actors around `ingest.activities`. No logic: a limit, a name, a process.
 
-Tasks never retry by themselves (`max_retries=0`): retries are Fanfold's, counted in MongoDB.
+Tasks never retry by themselves (`max_retries=0`): retries are Fanfold's, counted in MongoDB. A task is a generator, see
+`cluster.work.Work`.
 """
 
 import faulthandler
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
 from cluster.composition import Blueprint, activities
+from cluster.work import Started
+from ingest.errors import OutOfMemory
 from ingest.model import ChunkPlan, Inspection, Revision
-from ingest.settings import INSPECT_START_FACTOR
+from ingest.settings import INSPECT_START_FACTOR, Settings
 
 OCR_ENV = {"env_vars": {"OMP_NUM_THREADS": "1", "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"}}
+RECYCLE_AFTER_PAGES = 500  # what native code leaks goes with its process; loading the models again costs seconds
 
 
 @contextmanager
@@ -34,32 +40,62 @@ def watchdog(seconds: float) -> Iterator[Callable[[float], None]]:
         faulthandler.cancel_dump_traceback_later()
 
 
+@contextmanager
+def memory_limit(extra_bytes: int) -> Iterator[None]:
+    """Within the block this process may map so much more memory than it has now. Raises `OutOfMemory` beyond it."""
+    pages_mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages_mapped * resource.getpagesize() + extra_bytes, hard))
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory("It needs more memory than FANFOLD_PAGE_MEMORY_BYTES allows.") from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextmanager
+def limits(settings: Settings, *, start_factor: float = 1.0) -> Iterator[Callable[[float], None]]:
+    """A page's limits of time (the first time `start_factor` times as long) and of memory."""
+    with watchdog(start_factor * settings.page_timeout_s) as wind, memory_limit(settings.page_memory_bytes):
+        yield wind
+
+
 @ray.remote(num_cpus=1, max_retries=0)
-def inspect(blueprint: Blueprint, revision: Revision) -> Inspection:
-    """Route every page, and read the good text layers."""
-    limit_s = blueprint.settings.page_timeout_s
-    with watchdog(INSPECT_START_FACTOR * limit_s) as wind:
-        return activities(blueprint).inspect(revision, on_page=lambda _page_number: wind(limit_s))
+def inspect(
+    blueprint: Blueprint, revision: Revision, distrusted: frozenset[int]
+) -> Iterator[Started | int | Inspection]:
+    """Route every page, and read the good text layers: the number of each page before it is read, then the outcome."""
+    with limits(blueprint.settings, start_factor=INSPECT_START_FACTOR) as wind:
+        yield Started.here()
+        for step in activities(blueprint).inspect(revision, distrusted):
+            wind(blueprint.settings.page_timeout_s)
+            yield step
 
 
-@ray.remote(num_cpus=1, max_retries=0, runtime_env=OCR_ENV)
-def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> None:
+@ray.remote(num_cpus=1, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
+def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> Iterator[Started]:
     """OCR one page."""
     activities(blueprint).load_ocr()
-    with watchdog(blueprint.settings.page_timeout_s):
+    with limits(blueprint.settings):
+        yield Started.here()
         activities(blueprint).read_page(revision, page_number)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def cut(blueprint: Blueprint, revision: Revision) -> ChunkPlan:
+def cut(blueprint: Blueprint, revision: Revision) -> Iterator[Started | ChunkPlan]:
     """Cut the text into chunks."""
-    return activities(blueprint).cut(revision)
+    with watchdog(blueprint.settings.stage_timeout_s):
+        yield Started.here()
+        yield activities(blueprint).cut(revision)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def store(blueprint: Blueprint, revision: Revision, batch: int) -> None:
+def store(blueprint: Blueprint, revision: Revision, batch: int) -> Iterator[Started]:
     """Upsert one batch into both stores."""
-    activities(blueprint).store(revision, batch)
+    with watchdog(blueprint.settings.stage_timeout_s):
+        yield Started.here()
+        activities(blueprint).store(revision, batch)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
@@ -71,6 +107,12 @@ class EmbedderActor:
         self._threads = threads
         activities(blueprint).load_embedder(threads=threads)
 
+    def ready(self) -> bool:
+        """Whether the model is loaded: it is, when this answers."""
+        return True
+
     def embed(self, revision: Revision, batch: int) -> None:
-        """Embed one batch of chunks."""
-        activities(self._blueprint).embed(revision, batch, threads=self._threads)
+        """Embed one batch of chunks; between two forward passes, stop if nobody wants it any more."""
+        with watchdog(self._blueprint.settings.page_timeout_s):
+            is_cancelled = ray.get_runtime_context().is_canceled
+            activities(self._blueprint).embed(revision, batch, threads=self._threads, is_cancelled=is_cancelled)

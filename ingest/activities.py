@@ -4,7 +4,7 @@ They take keys and counts and return keys and counts; text and vectors go throug
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ingest import ids
@@ -61,21 +61,23 @@ class Activities:
         self._chunker: Chunker | None = None
         self._embedder: Embedder | None = None
 
-    def inspect(self, revision: Revision, on_page: Callable[[int], None] = lambda _page_number: None) -> Inspection:
+    def inspect(self, revision: Revision, distrusted: frozenset[int] = frozenset()) -> Iterator[int | Inspection]:
         """Route every page, and read those with a good text layer, in one pass over one opening of the PDF.
 
-        `on_page` is called before each page, so that a watchdog can be wound.
+        Yields the number of each page before it is read, so that it is known at which one a process died, and in the
+        end the inspection. `distrusted` pages are left to OCR unread.
         """
         checkpoints = self._checkpoints(revision)
-        committed = checkpoints.inspection()
-        if committed is not None:
-            return committed
-        pages = []
-        for page in pdf.inspect(self._pdfs.get(revision.document_id)):
-            pages.append(page)
-            on_page(page.page_number)
-        checkpoints.write_inspection(pages)
-        return _committed(checkpoints.inspection())
+        if checkpoints.inspection() is None:
+            source = self._pdfs.get(revision.document_id)
+            pages = []
+            for page_number in range(1, source.page_count + 1):
+                yield page_number
+                pages.append(
+                    _distrusted(page_number) if page_number in distrusted else pdf.inspect(source, page_number)
+                )
+            checkpoints.write_inspection(pages)
+        yield _committed(checkpoints.inspection())
 
     def load_ocr(self) -> None:
         """Load the OCR models, if they are not: seconds that no page's time limit should count."""
@@ -118,8 +120,10 @@ class Activities:
             )
         return self._embedder
 
-    def embed(self, revision: Revision, batch: int, *, threads: int = 1) -> None:
-        """Embed one batch of chunks."""
+    def embed(
+        self, revision: Revision, batch: int, *, threads: int = 1, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Embed one batch of chunks. `is_cancelled` is asked before each forward pass; then nothing is written."""
         checkpoints = self._checkpoints(revision)
         if checkpoints.has_vectors(batch):
             return
@@ -128,6 +132,7 @@ class Activities:
             [chunk.text for chunk in chunks],
             [chunk.token_count for chunk in chunks],
             budget=self._settings.embedding_batch_tokens,
+            is_cancelled=is_cancelled,
         )
         checkpoints.write_vectors(batch, vectors)
 
@@ -149,6 +154,10 @@ class Activities:
             )
             self._chunker = Chunker(tokenizer, self._settings.chunk_tokens, self._settings.chunk_overlap_tokens)
         return self._chunker
+
+
+def _distrusted(page_number: int) -> Page:
+    return Page(page_number, Route.OCR, "", "the process that read its text layer did not survive it")
 
 
 def _committed(checkpoint: Committed | None) -> Committed:

@@ -209,6 +209,7 @@ class Job(Record):
     job_id: str = Field(alias="_id")
     document_id: str
     tenant: str
+    filename: str = ""  # what the document was called when this was submitted
     revision: int
     state: JobState
     stages: dict[Stage, StageRecord]

@@ -48,8 +48,8 @@ class Engine(Protocol):
     Cancelling a call stops the work: when the cancellation returns, nothing of it runs any more.
     """
 
-    async def inspect(self, revision: Revision) -> Inspection:
-        """See `Activities.inspect`."""
+    async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
+        """See `Activities.inspect`. A `WorkError` names the page that the work had come to, if it had."""
 
     async def read_page(self, revision: Revision, page_number: int) -> None:
         """See `Activities.read_page`."""
@@ -124,7 +124,7 @@ class Pipeline:
     async def _extract(self) -> Inspection:
         """Text pages in bulk with the inspection; every other page as a unit of work of its own."""
         await self._start(Stage.EXTRACT)
-        inspection = await self._tenure.work(self._engine.inspect, self._revision)
+        inspection = await self._inspect()
         failed = {page.page_number: page for page in self._tenure.job.failed_pages}
         for page_number, reason in inspection.unreadable_pages:
             failed[page_number] = failed_page(page_number, PageUnreadable(reason))
@@ -145,6 +145,18 @@ class Pipeline:
         await self._give_up(failed, inspection.page_count)
         await self._finish(Stage.EXTRACT, self._checkpoints.inspection_key)
         return inspection
+
+    async def _inspect(self) -> Inspection:
+        """Route every page. One that ends the process that reads its text layer is left to OCR, and its limits."""
+        distrusted: frozenset[int] = frozenset()
+        while True:
+            try:
+                return await self._tenure.work(self._engine.inspect, self._revision, distrusted)
+            except WorkError as error:
+                if error.page_number is None or error.page_number in distrusted:
+                    raise
+                log.warning("text layer distrusted", page_number=error.page_number, error=error.message)
+                distrusted |= {error.page_number}
 
     async def _read_page(self, page_number: int) -> WorkError | None:
         """OCR one page; the error that made it be given up, if it was."""

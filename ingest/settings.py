@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="Attempts in a row without progress before a job fails.")
     max_failed_page_ratio: float = Field(0.5, ge=0, le=1, description="Share of failed pages beyond which a job fails.")
     page_timeout_s: float = Field(120.0, gt=0, description="Longest work on one page.")
+    page_memory_bytes: int = Field(
+        2 * 1024**3, ge=64 * 1024**2, description="Memory that the work on one page may take beyond its models."
+    )
     job_timeout_s: float = Field(6 * 3600.0, gt=0, description="Longest work on one job, from its first claim.")
     stage_timeout_s: float = Field(4 * 3600.0, gt=0, description="Longest work on one stage in one attempt.")
     stall_timeout_s: float = Field(

@@ -61,9 +61,8 @@ def submit(stores: Stores, upload: Upload, *, tenant: str, pipeline: PipelineSpe
         return Submission(existing, created=False)
     _put_source(stores, document_id, upload)
     stores.catalog.register(_document(upload, tenant, document_id))
-    submission = _open_job(
-        stores, tenant, document_id, pipeline, lambda: _job_that_serves(stores, tenant, document_id, pipeline)
-    )
+    wanted = _Wanted(tenant, document_id, pipeline, upload.filename)
+    submission = _open_job(stores, wanted, lambda: _job_that_serves(stores, tenant, document_id, pipeline))
     if submission.created:
         _put_source(stores, document_id, upload)
         stores.catalog.advance(document_id, submission.job.revision)
@@ -85,7 +84,7 @@ def retry(stores: Stores, job: Job, *, pipeline: PipelineSpec) -> Submission:
         latest = stores.jobs.latest(job.document_id)
         return latest if latest is not None and _is_active(latest) else None
 
-    submission = _open_job(stores, job.tenant, job.document_id, pipeline, newer)
+    submission = _open_job(stores, _Wanted(job.tenant, job.document_id, pipeline, job.filename), newer)
     if submission.created:
         stores.catalog.advance(job.document_id, submission.job.revision)
     return submission
@@ -111,21 +110,31 @@ def _put_source(stores: Stores, document_id: str, upload: Upload) -> None:
         stores.objects.put_file(key, upload.path)
 
 
-def _open_job(
-    stores: Stores, tenant: str, document_id: str, pipeline: PipelineSpec, job_that_serves: Callable[[], Job | None]
-) -> Submission:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A job that shall be opened."""
+
+    tenant: str
+    document_id: str
+    pipeline: PipelineSpec
+    filename: str
+
+
+def _open_job(stores: Stores, wanted: _Wanted, job_that_serves: Callable[[], Job | None]) -> Submission:
     """Insert the document's next job, or find that somebody else has just done so."""
     give_up_at = time.monotonic() + COLLECTION_WAIT_S
     while time.monotonic() < give_up_at:
         existing = job_that_serves()
         if existing is not None:
             return Submission(existing, created=False)
-        latest = stores.jobs.latest(document_id)
+        latest = stores.jobs.latest(wanted.document_id)
+        revision = 1 if latest is None else latest.revision + 1
         job = stores.jobs.insert(
-            tenant=tenant,
-            document_id=document_id,
-            revision=1 if latest is None else latest.revision + 1,
-            pipeline=pipeline,
+            tenant=wanted.tenant,
+            document_id=wanted.document_id,
+            revision=revision,
+            pipeline=wanted.pipeline,
+            filename=wanted.filename,
         )
         if job is not None:
             return Submission(job, created=True)

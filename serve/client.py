@@ -82,6 +82,21 @@ class Client:
             if cursor is None:
                 return
 
+    def cancel(self, job_id: str) -> schemas.JobView:
+        """Ask for the job to stop; it is `cancelling`, or `cancelled`. May be repeated."""
+        return self._patiently(lambda: self._call(schemas.JobView, "POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel"))
+
+    def retry(self, job_id: str) -> schemas.SubmitView:
+        """A new job that goes on where this one ended."""
+        return self._patiently(
+            lambda: self._call(schemas.SubmitView, "POST", f"/v1/jobs/{quote(job_id, safe='')}/retry")
+        )
+
+    def delete(self, document_id: str) -> schemas.DeletionView:
+        """Delete the document and everything that was made of it. May be repeated."""
+        path = f"/v1/documents/{quote(document_id, safe='')}"
+        return self._patiently(lambda: self._call(schemas.DeletionView, "DELETE", path))
+
     def document(self, document_id: str) -> schemas.DocumentView:
         """A document."""
         return self._call(schemas.DocumentView, "GET", f"/v1/documents/{quote(document_id, safe='')}")

@@ -4,17 +4,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from sse_starlette import EventSourceResponse
 
-from ingest.errors import StoreError
+from ingest.deletion import delete
+from ingest.errors import Conflict, StoreError
 from ingest.model import DEFAULT_TENANT, JobState, PipelineSpec
 from ingest.settings import Settings
 from ingest.stores import Stores
-from ingest.submission import submit
+from ingest.submission import Submission, retry, submit
 from serve import problems, schemas
+from serve.events import event_id, job_changes
 from serve.search import search
 from serve.uploads import received
 
@@ -35,6 +39,14 @@ SUBMIT_BODY = {
 EXISTING_JOB: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.SubmitView, "description": "These bytes are active or published already."}
 }
+CANCELLED: dict[int | str, dict[str, Any]] = {200: {"model": schemas.JobView, "description": "It is cancelled."}}
+RETRIED: dict[int | str, dict[str, Any]] = {
+    200: {"model": schemas.SubmitView, "description": "Another job of the document is at work already."}
+}
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "The job has ended, and its last event was seen."},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,7 @@ class Service:
     pipeline: PipelineSpec
     settings: Settings
     embed_query: Callable[[str], Awaitable[list[float]]]
+    hint_cancel: Callable[[str], None]  # tells supervisors that a job shall stop; nothing depends on it but speed
     probes: Mapping[str, Callable[[], None]]  # each raises `StoreError` when its part does not answer
 
 
@@ -88,12 +101,7 @@ async def submit_document(
     """Accept a PDF. When this answers 202, the file and its job are durable."""
     async with received(request, max_bytes=service.settings.max_upload_bytes) as upload:
         submission = await run_in_threadpool(submit, service.stores, upload, tenant=tenant, pipeline=service.pipeline)
-    job = submission.job
-    response.status_code = 202 if submission.created else 200
-    response.headers["Location"] = f"/v1/jobs/{job.job_id}"
-    return schemas.SubmitView(
-        job_id=job.job_id, document_id=job.document_id, state=job.shown_state, created=submission.created
-    )
+    return _accepted(response, submission)
 
 
 @documents.get("/{document_id}", summary="A document", responses=problem_answers(404, 503))
@@ -115,6 +123,17 @@ def get_chunks(
     found = service.stores.catalog.chunks(document, limit=limit, after=cursor - 1)
     following = str(found[-1].chunk_index + 1) if len(found) == limit else None
     return schemas.ChunkPage(chunks=[schemas.ChunkView.of(chunk) for chunk in found], next_cursor=following)
+
+
+@documents.delete("/{document_id}", status_code=202, summary="Delete a document", responses=problem_answers(404, 503))
+def delete_document(document_id: str, service: ServiceOf, tenant: Tenant) -> schemas.DeletionView:
+    """Hide the document at once and stop its job; its chunks, points and objects are removed within seconds."""
+    document = delete(service.stores, tenant, document_id)
+    latest = service.stores.jobs.latest(document_id)
+    if latest is not None:
+        service.hint_cancel(latest.job_id)
+    assert document.deleted_at is not None
+    return schemas.DeletionView(document_id=document_id, deleted_at=document.deleted_at)
 
 
 @jobs.get("", summary="Jobs", responses=problem_answers(400, 503))
@@ -149,6 +168,56 @@ async def get_job(
         if job.state.terminal or time.monotonic() >= give_up_at:
             return schemas.JobView.of(job)
         await asyncio.sleep(WAIT_POLL_S)
+
+
+@jobs.post(
+    "/{job_id}/cancel", status_code=202, summary="Cancel a job", responses=CANCELLED | problem_answers(404, 409, 503)
+)
+def cancel_job(job_id: str, response: Response, service: ServiceOf, tenant: Tenant) -> schemas.JobView:
+    """Stop the job and undo what it did: 202 while that is going on, 200 once it is done, 409 when it is too late."""
+    service.stores.jobs.job(tenant, job_id)
+    job = service.stores.jobs.request_cancel(job_id)
+    if job.shown_state is JobState.CANCELLING:
+        service.hint_cancel(job_id)
+    elif job.state is JobState.CANCELLED:
+        response.status_code = 200
+    else:
+        doing = f"has ended: {job.state}" if job.state.terminal else "is being published"
+        raise Conflict(f"Too late to cancel: the job {doing}. To remove what it published, delete the document.")
+    return schemas.JobView.of(job)
+
+
+@jobs.post(
+    "/{job_id}/retry", status_code=202, summary="Retry a job", responses=RETRIED | problem_answers(404, 409, 503)
+)
+def retry_job(job_id: str, response: Response, service: ServiceOf, tenant: Tenant) -> schemas.SubmitView:
+    """A new job that goes on where this one ended; 200 with the one that somebody else has made of it already."""
+    job = service.stores.jobs.job(tenant, job_id)
+    return _accepted(response, retry(service.stores, job, pipeline=service.pipeline))
+
+
+@jobs.get(
+    "/{job_id}/events",
+    summary="A job's events",
+    response_class=EventSourceResponse,
+    responses=EVENTS | problem_answers(404, 503),
+)
+async def job_events(
+    job_id: str,
+    service: ServiceOf,
+    tenant: Tenant,
+    last_event_id: Annotated[str | None, Header(description="The last event that was seen.")] = None,
+) -> Response:
+    """Server-sent events: the job now, then every change of its state and progress; the stream ends with the job.
+
+    `event` is `state` or `progress`, `data` the job as `GET` shows it. Who comes back with the last event of a job
+    that has ended gets 204, which tells a browser's EventSource to stop.
+    """
+    read = partial(run_in_threadpool, service.stores.jobs.job, tenant, job_id)
+    job = await read()
+    if job.state.terminal and event_id(schemas.JobView.of(job)) == last_event_id:
+        return Response(status_code=204)
+    return EventSourceResponse(job_changes(read, last_event_id))
 
 
 @searching.post("", summary="Search", responses=problem_answers(503))
@@ -186,6 +255,16 @@ def create_app(service: Service) -> FastAPI:
     for router in (documents, jobs, searching, health):
         app.include_router(router)
     return app
+
+
+def _accepted(response: Response, submission: Submission) -> schemas.SubmitView:
+    """202 for a new job, 200 for one that there was."""
+    job = submission.job
+    response.status_code = 202 if submission.created else 200
+    response.headers["Location"] = f"/v1/jobs/{job.job_id}"
+    return schemas.SubmitView(
+        job_id=job.job_id, document_id=job.document_id, state=job.shown_state, created=submission.created
+    )
 
 
 async def _why_down(probe: Awaitable[object]) -> str | None:

@@ -64,6 +64,7 @@ class JobView(Schema):
 
     job_id: str
     document_id: str
+    filename: str
     revision: int
     state: JobState
     stages: dict[Stage, StageRecord]
@@ -106,6 +107,13 @@ class DocumentView(Schema):
     def of(cls, document: Document) -> "DocumentView":
         """The document as its tenant sees it."""
         return cls(**{name: getattr(document, name) for name in cls.model_fields})
+
+
+class DeletionView(Schema):
+    """The answer to a delete."""
+
+    document_id: str
+    deleted_at: AwareDatetime
 
 
 class ChunkView(Schema):

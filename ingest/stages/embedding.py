@@ -1,7 +1,7 @@
 """Embedding texts with a sentence-transformers model."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ingest.errors import ConfigurationError
+from ingest.errors import CancelRequested, ConfigurationError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -79,10 +79,22 @@ class Embedder:
             raise ValueError("the embedding model does not say how long its vectors are")
         return dimension
 
-    def embed(self, texts: Sequence[str], token_counts: Sequence[int], *, budget: int) -> NDArray[np.float32]:
-        """One row a text, in the order given: shape (len(texts), dimension). `budget` bounds one forward pass."""
+    def embed(
+        self,
+        texts: Sequence[str],
+        token_counts: Sequence[int],
+        *,
+        budget: int,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> NDArray[np.float32]:
+        """One row a text, in the order given: shape (len(texts), dimension). `budget` bounds one forward pass.
+
+        Raises `CancelRequested` before the next pass once `is_cancelled`.
+        """
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         for group in token_budget_batches(token_counts, budget):
+            if is_cancelled():
+                raise CancelRequested("The batch is not wanted any more.")
             encoded = self.model.encode_document(
                 [texts[position] for position in group],
                 batch_size=len(group),

@@ -8,7 +8,6 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -114,19 +113,17 @@ class Pdf:
         self.close()
 
 
-def inspect(pdf: Pdf) -> Iterator[Page]:
-    """Every page in order, with the route its text is won by and, on Route.TEXT alone, the text itself, normalised.
+def inspect(pdf: Pdf, page_number: int) -> Page:
+    """The page with the route its text is won by and, on Route.TEXT alone, the text itself, normalised.
 
-    A broken page is yielded as Route.UNREADABLE; one bad page never raises. Nothing is rendered, no image decoded.
+    A broken page is Route.UNREADABLE; none raises. Nothing is rendered, no image decoded.
     """
-    for page_number in range(1, pdf.page_count + 1):
-        try:
-            page = _classify(_load(pdf, page_number), page_number)
-        except PageUnreadable as error:
-            page = Page(page_number, Route.UNREADABLE, "", error.message)
-        except _MUPDF_ERRORS:
-            page = Page(page_number, Route.UNREADABLE, "", _BROKEN_PAGE)
-        yield page
+    try:
+        return _classify(_load(pdf, page_number), page_number)
+    except PageUnreadable as error:
+        return Page(page_number, Route.UNREADABLE, "", error.message)
+    except _MUPDF_ERRORS:
+        return Page(page_number, Route.UNREADABLE, "", _BROKEN_PAGE)
 
 
 def render(pdf: Pdf, page_number: int, *, dpi: int, max_pixels: int) -> NDArray[np.uint8]:

@@ -143,14 +143,14 @@ class HeldJob:
             "lease.holder": None,
             "lease.expires_at": available_at,
         }
-        self._write(change | self._attempt_end("requeued", error), state=JobState.RUNNING)
+        self._write(change | self._stages_wait() | self._attempt_end("requeued", error), state=JobState.RUNNING)
 
     @fault_point("jobs.release")
     def release(self) -> None:
         """Give the job back untouched, for whoever claims it next: the supervisor is shutting down."""
         now = self._queue.now()
         change = {"state": JobState.QUEUED, "available_at": now, "lease.holder": None, "lease.expires_at": now}
-        self._write(change | self._attempt_end(RELEASED, None), state=JobState.RUNNING)
+        self._write(change | self._stages_wait() | self._attempt_end(RELEASED, None), state=JobState.RUNNING)
 
     @fault_point("jobs.close")
     def close(self, *, sweep_at: datetime | None) -> bool:
@@ -168,6 +168,12 @@ class HeldJob:
                 raise
             return False
         return True
+
+    def _stages_wait(self) -> dict[str, Any]:
+        """A job that waits is in no stage; that publishing is decided stays."""
+        stages = self.job.stages.items()
+        running = [stage for stage, record in stages if record.status is StageStatus.RUNNING]
+        return {f"stages.{stage}.status": StageStatus.PENDING for stage in running if stage is not Stage.PUBLISH}
 
     def _attempt_end(self, outcome: str, error: Failure | None) -> dict[str, Any]:
         last = len(self.job.attempts) - 1

@@ -56,13 +56,16 @@ class JobStore:
         return local_time.replace(tzinfo=UTC)
 
     @fault_point("jobs.insert")
-    def insert(self, *, tenant: str, document_id: str, revision: int, pipeline: PipelineSpec) -> Job | None:
+    def insert(
+        self, *, tenant: str, document_id: str, revision: int, pipeline: PipelineSpec, filename: str = ""
+    ) -> Job | None:
         """Add a queued job, durable on return; None when the document has an open job or this revision already."""
         now = self.now()
         record = {
             "_id": str(uuid.uuid4()),
             "document_id": document_id,
             "tenant": tenant,
+            "filename": filename,
             "revision": revision,
             "state": JobState.QUEUED,
             "stages": {stage: StageRecord().model_dump() for stage in Stage},

@@ -22,6 +22,13 @@ async def no_hook(_call: str, _number: int) -> None:
     """Let everything pass."""
 
 
+def inspection_of(activities: Activities, revision: Revision, distrusted: frozenset[int] = frozenset()) -> Inspection:
+    """What inspecting the document ends with."""
+    *_, inspection = activities.inspect(revision, distrusted)
+    assert isinstance(inspection, Inspection)
+    return inspection
+
+
 class InlineEngine:
     """Runs activities on threads of this process, counts the calls, and lets a hook interfere before each."""
 
@@ -31,10 +38,10 @@ class InlineEngine:
         self._activities = Activities(stores, settings)
         self.before = before
 
-    async def inspect(self, revision: Revision) -> Inspection:
+    async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
         """The real one."""
-        await self._call("inspect", 0)
-        return await asyncio.to_thread(self._activities.inspect, revision)
+        await self._call("inspect", len(distrusted))
+        return await asyncio.to_thread(lambda: inspection_of(self._activities, revision, distrusted))
 
     async def read_page(self, revision: Revision, page_number: int) -> None:
         """A stand-in for OCR: a sentence that names the page."""

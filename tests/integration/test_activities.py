@@ -15,6 +15,7 @@ from ingest.settings import Settings
 from ingest.stages.pdf import Pdf
 from ingest.stores import Stores
 from tests.conftest import PIPELINE
+from tests.integration.engines import inspection_of
 from tests.pdfs import SCAN, pdf_of
 
 DOCUMENT = "d" * 32
@@ -38,7 +39,7 @@ def test_the_pdf_is_opened_once_per_worker_and_document(activities: Activities, 
     """Inspection and every page's OCR of one document share one opening, not one a page."""
     revision = revision_of(pdf_of([PROSE, SCAN, SCAN, SCAN]), stores)
     with patch.object(Pdf, "open", wraps=Pdf.open) as opened:
-        activities.inspect(revision)
+        inspection_of(activities, revision)
         for page_number in (2, 3, 4):
             activities.read_page(revision, page_number)
     assert opened.call_count == 1
@@ -57,7 +58,7 @@ def test_pages_of_two_documents_in_turn_open_each_once(activities: Activities, s
 def test_work_whose_checkpoint_exists_is_not_done_again(activities: Activities, stores: Stores) -> None:
     """Each unit returns at once with what the first run committed, even when the source is gone."""
     revision = revision_of(pdf_of([PROSE, SCAN]), stores)
-    first = activities.inspect(revision)
+    first = inspection_of(activities, revision)
     activities.read_page(revision, 2)
     plan = activities.cut(revision)
     activities.embed(revision, 0)
@@ -68,7 +69,7 @@ def test_work_whose_checkpoint_exists_is_not_done_again(activities: Activities, 
         patch.object(fresh, "load_ocr", side_effect=AssertionError),
         patch.object(fresh, "load_embedder", side_effect=AssertionError),
     ):
-        assert fresh.inspect(revision) == first
+        assert inspection_of(fresh, revision) == first
         fresh.read_page(revision, 2)
         assert fresh.cut(revision) == plan
         fresh.embed(revision, 0)
@@ -78,14 +79,14 @@ def test_work_whose_checkpoint_exists_is_not_done_again(activities: Activities, 
 def test_a_source_that_is_gone_is_said_so(activities: Activities) -> None:
     """The user is told to send the file again."""
     with pytest.raises(ObjectMissing, match="Send it again"):
-        activities.inspect(Revision("default", DOCUMENT, 1, PIPELINE))
+        inspection_of(activities, Revision("default", DOCUMENT, 1, PIPELINE))
 
 
 def test_real_vectors_are_near_for_near_meanings(activities: Activities, stores: Stores) -> None:
     """The real model, through the checkpoints: unit length, and a paraphrase nearer than another subject."""
     pages = ["The boat could not land because of the surf.", "Bread is baked on Tuesdays."]
     revision = revision_of(pdf_of(pages), stores)
-    activities.inspect(revision)
+    inspection_of(activities, revision)
     plan = activities.cut(revision)
     assert plan.chunk_count == 1  # both sentences fit into one chunk
     activities.embed(revision, 0)
@@ -100,7 +101,7 @@ def test_real_vectors_are_near_for_near_meanings(activities: Activities, stores:
 def test_a_born_digital_book_needs_no_ocr(activities: Activities, stores: Stores) -> None:
     """Every page's text is read and committed by the inspection alone."""
     revision = revision_of(pdf_of([f"Sheet {number}. {PROSE}" for number in range(1, 51)]), stores)
-    assert activities.inspect(revision).ocr_pages == ()
+    assert inspection_of(activities, revision).ocr_pages == ()
     pages = Checkpoints(stores.objects, revision.document_id, PIPELINE).read_pages()
     assert {page.route for page in pages} == {Route.TEXT}
     assert [page.text.split(".")[0] for page in pages] == [f"Sheet {number}" for number in range(1, 51)]
@@ -112,4 +113,4 @@ def test_the_committed_inspection_of_another_worker_wins(
     """Two workers at the same inspection read the same checkpoint afterwards, whoever was first."""
     revision = revision_of(pdf_of([PROSE, SCAN]), stores)
     other = Activities(stores, Settings(data_dir=tmp_path))
-    assert activities.inspect(revision) == other.inspect(revision)
+    assert inspection_of(activities, revision) == inspection_of(other, revision)

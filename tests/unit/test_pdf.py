@@ -64,7 +64,7 @@ def stream(content: bytes, entries: bytes = b"") -> bytes:
 def pages_of(content: bytes) -> list[Page]:
     """What the inspection yields."""
     with Pdf.open(content, max_pages=100) as pdf:
-        return list(inspect(pdf))
+        return [inspect(pdf, page_number) for page_number in range(1, pdf.page_count + 1)]
 
 
 def one(content: bytes) -> Page:

@@ -1,0 +1,104 @@
+"""A supervisor's embedder actors: started on first use, one batch each at a time, replaced when they do not answer."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from cluster import tasks
+from cluster.composition import Blueprint
+from cluster.nodes import cluster_cpus
+from cluster.work import OVERTIME_S, SOFT_STOP_S, meaning_of
+from ingest.errors import FanfoldError, WorkTimeout
+from ingest.model import Revision
+from ingest.telemetry import get_logger
+
+log = get_logger()
+
+
+@dataclass(slots=True)
+class Embedder:
+    """One place in the pool, and the actor that has it now."""
+
+    actor: Any
+    loaded: bool = False  # whether its model is there: until then no limit counts
+
+
+class EmbedderPool:
+    """So many actors as FANFOLD_EMBEDDERS says."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        self._blueprint = blueprint
+        self._idle: asyncio.Queue[Embedder] | None = None
+
+    def start(self) -> asyncio.Queue[Embedder]:
+        """Start the actors, unless they run; returns at once, while their models load."""
+        if self._idle is None:
+            self._idle = asyncio.Queue()
+            for _ in range(self._blueprint.settings.embedders):
+                self._idle.put_nowait(Embedder(self._start_actor()))
+        return self._idle
+
+    async def embed(self, revision: Revision, batch: int) -> None:
+        """Embed one batch of chunks on the next idle actor. Raises the work's own error, or what ended it.
+
+        Cancelling this stops the batch: between two forward passes, or with its actor.
+        """
+        async with self._idle_embedder() as embedder:
+            started_at = time.monotonic()
+            try:
+                if not embedder.loaded:
+                    await embedder.actor.ready.remote()
+                    embedder.loaded = True
+                    started_at = time.monotonic()
+                await self._run(embedder, embedder.actor.embed.remote(revision, batch))
+            except (RayError, FanfoldError) as error:
+                embedder.loaded = False  # if it died, another one loads in its place
+                overtime = time.monotonic() - started_at >= self._limit_s
+                raise meaning_of(error, overtime=overtime) from None
+
+    async def _run(self, embedder: Embedder, reference: Any) -> None:
+        """Wait for the batch; one that takes too long, or is not wanted any more, ends with its actor if need be."""
+        running = asyncio.wrap_future(reference.future())
+        try:
+            done, _ = await asyncio.wait({running}, timeout=self._limit_s + OVERTIME_S)
+        except asyncio.CancelledError:
+            ray.cancel(reference)
+            done, _ = await asyncio.wait({running}, timeout=SOFT_STOP_S)
+            if not done:
+                self._replace(embedder)
+            raise
+        if not done:
+            self._replace(embedder)
+            raise WorkTimeout(f"Embedding took longer than {self._limit_s:g} seconds and was stopped.")
+        running.result()
+
+    @property
+    def _limit_s(self) -> float:
+        return self._blueprint.settings.page_timeout_s
+
+    @asynccontextmanager
+    async def _idle_embedder(self) -> AsyncIterator[Embedder]:
+        idle = self.start()
+        embedder = await idle.get()
+        try:
+            yield embedder
+        finally:
+            idle.put_nowait(embedder)
+
+    def _start_actor(self) -> Any:
+        settings = self._blueprint.settings
+        actor: Any = tasks.EmbedderActor
+        threads = max(1, cluster_cpus() // settings.embedders)
+        return actor.options(num_gpus=settings.embedder_gpus).remote(self._blueprint, threads)
+
+    def _replace(self, embedder: Embedder) -> None:
+        """End the actor and whatever it is stuck in; a new one takes its place."""
+        log.warning("an embedder did not answer and is replaced")
+        ray.kill(embedder.actor)
+        embedder.actor, embedder.loaded = self._start_actor(), False
