@@ -27,6 +27,7 @@ from ingest.telemetry import configure_logging
 
 QDRANT_TIMEOUT_S = 30
 STORE_CLASSES = (JobStore, HeldJob, Catalog, VectorStore, DirectoryStore, S3Store)
+ARMED_CLASSES = (*STORE_CLASSES, Activities)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def enter(blueprint: Blueprint) -> Stores:
     settings = blueprint.settings
     configure_logging(settings.log_level)
     if settings.faults is not None:
-        faults.arm(settings.faults, STORE_CLASSES)
+        faults.arm(settings.faults, ARMED_CLASSES)
     return connect(blueprint)
 
 

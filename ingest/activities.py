@@ -10,6 +10,7 @@ from typing import TypeVar
 from ingest import ids
 from ingest.checkpoints import Checkpoints
 from ingest.errors import ObjectMissing
+from ingest.faults import fault_point
 from ingest.model import ChunkPlan, Inspection, Page, Revision, Route
 from ingest.settings import Settings
 from ingest.stages import pdf
@@ -74,16 +75,22 @@ class Activities:
             for page_number in range(1, source.page_count + 1):
                 yield page_number
                 pages.append(
-                    _distrusted(page_number) if page_number in distrusted else pdf.inspect(source, page_number)
+                    _distrusted(page_number) if page_number in distrusted else self.classify(source, page_number)
                 )
             checkpoints.write_inspection(pages)
         yield _committed(checkpoints.inspection())
+
+    @fault_point("activities.classify")
+    def classify(self, source: Pdf, page_number: int) -> Page:
+        """The page's route, and its text where its text layer is good."""
+        return pdf.inspect(source, page_number)
 
     def load_ocr(self) -> None:
         """Load the OCR models, if they are not: seconds that no page's time limit should count."""
         if self._ocr is None:
             self._ocr = Ocr.load(self._settings.ocr_model, self._settings.home / "models")
 
+    @fault_point("activities.read_page")
     def read_page(self, revision: Revision, page_number: int) -> None:
         """Render one page and OCR it. Raises `PageUnreadable` when it cannot be rendered."""
         checkpoints = self._checkpoints(revision)

@@ -4,12 +4,14 @@ Every call to a store and every submission to Ray carries a point's name (`@faul
 else: the method runs as it is written. Only in a process that calls `arm`, because `FANFOLD_FAULTS` names a plan, are
 the marked methods replaced by ones that look into the plan before and after the call.
 
-A plan is a JSON file, a list of `{"point": ..., "fault": ..., "hit": n}`: the n-th call of that point in some process
-(1 unless given) meets the fault. Each entry fires once in the whole cluster, whoever comes first: a process that is
-started again after a crash does not meet the same crash. What has fired leaves a file in the directory `PLAN.fired`.
+A plan is a JSON file, a list of `{"point": ..., "fault": ..., "hit": n, "argument": x, "times": m}`: the n-th call of
+that point in some process (1 unless given), with x among its arguments (any unless given), meets the fault. Each entry
+fires m times (1 unless given) in the whole cluster, whoever comes first: a process that is started again after a crash
+does not meet the same crash. What has fired leaves a file in the directory `PLAN.fired`.
 """
 
 import asyncio
+import ctypes
 import functools
 import inspect
 import json
@@ -38,9 +40,13 @@ class Fault(StrEnum):
     ERROR = "error"  # an error, nothing was done
     LOST_REPLY = "lost_reply"  # an error, although it was done
     DELAY = "delay"  # it takes DELAY_S longer
+    SEGFAULT = "segfault"  # native code reads where it must not
+    EXIT = "exit"  # this process ends itself without a word
+    HOARD = "hoard"  # memory is taken until there is no more
 
 
-BEFORE = {Fault.CRASH_BEFORE, Fault.ERROR, Fault.DELAY}
+AFTER = {Fault.CRASH_AFTER, Fault.LOST_REPLY}
+HOARD_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,38 +96,41 @@ class Armed:
         if inspect.iscoroutinefunction(call):
 
             async def under_plan_async(*args: Any, **kwargs: Any) -> Any:
-                fault = self._due(point)
+                fault = self._due(point, args)
                 if fault is Fault.DELAY:
                     await asyncio.sleep(DELAY_S)
-                elif fault in BEFORE:
-                    self._strike(point, fault)
+                elif fault is not None and fault not in AFTER:
+                    _strike(point, fault)
                 result = await call(*args, **kwargs)
-                if fault is not None and fault not in BEFORE:
-                    self._strike(point, fault)
+                if fault in AFTER:
+                    _strike(point, fault)
                 return result
 
             return _unmarked(under_plan_async, call)
 
         def under_plan(*args: Any, **kwargs: Any) -> Any:
-            fault = self._due(point)
+            fault = self._due(point, args)
             if fault is Fault.DELAY:
                 time.sleep(DELAY_S)
-            elif fault in BEFORE:
-                self._strike(point, fault)
+            elif fault is not None and fault not in AFTER:
+                _strike(point, fault)
             result = call(*args, **kwargs)
-            if fault is not None and fault not in BEFORE:
-                self._strike(point, fault)
+            if fault in AFTER:
+                _strike(point, fault)
             return result
 
         return _unmarked(under_plan, call)
 
-    def _due(self, point: FaultPoint) -> Fault | None:
-        """The fault that this call meets, if the plan has one that nobody has met yet."""
+    def _due(self, point: FaultPoint, arguments: tuple[Any, ...]) -> Fault | None:
+        """The fault that this call meets, if the plan has one that has not been met often enough yet."""
         self._hits[point.name] += 1
         for entry in self._entries():
-            if entry["point"] == point.name and entry.get("hit", 1) <= self._hits[point.name]:
+            meant = entry["point"] == point.name and entry.get("hit", 1) <= self._hits[point.name]
+            if meant and ("argument" not in entry or entry["argument"] in arguments):
                 fault = Fault(entry["fault"])
-                if self._claim(f"{point.name}={fault}"):
+                name = f"{point.name}={fault}"
+                again = (f"{name}.{number}" for number in range(2, entry.get("times", 1) + 1))
+                if any(map(self._claim, (name, *again))):
                     return fault
         return None
 
@@ -140,10 +149,21 @@ class Armed:
             return False
         return True
 
-    def _strike(self, point: FaultPoint, fault: Fault) -> None:
-        if fault in {Fault.CRASH_BEFORE, Fault.CRASH_AFTER}:
+
+def _strike(point: FaultPoint, fault: Fault) -> None:
+    match fault:
+        case Fault.CRASH_BEFORE | Fault.CRASH_AFTER:
             os.kill(os.getpid(), signal.SIGKILL)
-        raise point.error(f"Fault at {point.name}: {fault}.")
+        case Fault.SEGFAULT:
+            ctypes.string_at(0)
+        case Fault.EXIT:
+            os._exit(1)
+        case Fault.HOARD:
+            hoard = []
+            while True:
+                hoard.append(bytearray(HOARD_BYTES))
+        case _:
+            raise point.error(f"Fault at {point.name}: {fault}.")
 
 
 def _unmarked(wrapper: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
