@@ -17,7 +17,8 @@ from rich.progress import Progress, TaskID
 from cluster import batch, display
 from cluster.instance import adopt_ray_auth, only_instance, stop_instance, tell_addresses
 from ingest.errors import FanfoldError
-from ingest.model import Finding, JobState
+from ingest.findings import Finding
+from ingest.model import JobState
 from ingest.settings import Settings
 from serve.client import Client, ServiceError
 from serve.schemas import JobView

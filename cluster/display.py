@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.batch import Outcome
-from ingest.model import Finding, JobState, Stage
+from ingest.findings import Finding
+from ingest.model import JobState, Stage
 from ingest.settings import Settings
 from serve.client import ServiceError
 from serve.schemas import Hit, JobView, SubmitView
@@ -207,9 +208,16 @@ def _doing(job: JobView) -> str:
     progress = job.progress
     if job.state.terminal or not progress.pages_total:
         return ""
+    parts = []
     if progress.pages_done < progress.pages_total:
-        return f"[dim]page {progress.pages_done} of {progress.pages_total}[/]"
-    return f"[dim]chunk {progress.chunks_embedded} of {progress.chunks_total}[/]" if progress.chunks_total else ""
+        parts.append(f"page {progress.pages_done} of {progress.pages_total}")
+    elif progress.chunks_total:
+        parts.append(f"chunk {progress.chunks_embedded} of {progress.chunks_total}")
+    if progress.pages_per_minute is not None:
+        parts.append(f"{progress.pages_per_minute:.0f} pages/min")
+    if progress.seconds_left is not None:
+        parts.append(f"{timedelta(seconds=round(progress.seconds_left))} left")
+    return f"[dim]{', '.join(parts)}[/]" if parts else ""
 
 
 def _outcome_line(outcome: Outcome) -> str:

@@ -185,6 +185,13 @@ class Progress(Record):
         return self.pages_done + self.chunks_embedded + self.chunks_stored
 
 
+class Pace(Record):
+    """Since when, and beyond how many, the running stage's units (pages or chunks) show how fast it is."""
+
+    since: AwareDatetime
+    done: int
+
+
 class PipelineSpec(Record):
     """The fingerprints that one set of settings gives, a stage each, and the settings themselves for people to read.
 
@@ -224,6 +231,7 @@ class Job(Record):
     deadline_at: AwareDatetime | None
     created_at: AwareDatetime
     updated_at: AwareDatetime
+    pace: Pace | None = None
     open: bool = False  # holds its document: not yet settled, or settled and not yet collected
     sweep_at: AwareDatetime | None = None  # when to look again for what nobody needs any more
 
@@ -246,6 +254,30 @@ class Job(Record):
         embedded = done.chunks_embedded / done.chunks_total if done.chunks_total else 0.0
         stored = done.chunks_stored / done.chunks_total if done.chunks_total else 0.0
         return round(min(70 * pages + 20 * embedded + 10 * stored, 99.9), 1)
+
+    @property
+    def pages_per_second(self) -> float | None:
+        """How fast pages are read; None while none are."""
+        return self._rate(Stage.EXTRACT, self.progress.pages_done)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate of what is left of the running stage, from its own pace; None while there is none."""
+        left = {
+            self._rate(Stage.EXTRACT, self.progress.pages_done): self.progress.pages_total - self.progress.pages_done,
+            self._rate(Stage.EMBED, self.progress.chunks_embedded): (
+                self.progress.chunks_total - self.progress.chunks_embedded
+            ),
+        }
+        return next((units / rate for rate, units in left.items() if rate), None)
+
+    def _rate(self, stage: Stage, done: int) -> float | None:
+        """Units a second of the stage, if it is the one that runs and its pace is known."""
+        if self.pace is None or self.state.terminal or self.stages[stage].status is not StageStatus.RUNNING:
+            return None
+        seconds = (self.updated_at - self.pace.since).total_seconds()
+        units = done - self.pace.done
+        return units / seconds if seconds > 0 and units > 0 else None
 
     @property
     def stalled_attempts(self) -> int:
@@ -343,36 +375,3 @@ class Point:
     document_id: str | None
     revision: int | None
     collection: str
-
-
-class FindingKind(StrEnum):
-    """What can be wrong between the stores."""
-
-    INCOMPLETE = "incomplete"  # a published revision is not what both stores hold
-    STRAY_ROWS = "stray_rows"  # rows of a revision that is not shown and never will be
-    ORPHAN_OBJECTS = "orphan_objects"  # checkpoints or a source that no job needs
-    DEAD_LEASE = "dead_lease"  # an open job whose holder is gone, and nobody claims
-
-
-REPAIRS = {
-    FindingKind.INCOMPLETE: "Hide the document, and remove what is left of this revision from both stores.",
-    FindingKind.STRAY_ROWS: "Remove this revision's rows from both stores.",
-    FindingKind.ORPHAN_OBJECTS: "Remove these objects.",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong in the stores."""
-
-    kind: FindingKind
-    document_id: str
-    revision: int | None
-    detail: str  # for a person
-    job_id: str | None  # the document's latest job
-    keys: tuple[str, ...] = ()  # of orphan objects, a source last
-
-    @property
-    def repair(self) -> str | None:
-        """What a repair will do; None where only a person can do something."""
-        return REPAIRS.get(self.kind)

@@ -130,10 +130,9 @@ class Pipeline:
             failed[page_number] = failed_page(page_number, PageUnreadable(reason))
         committed = await self._tenure.ask(self._checkpoints.committed_pages)
         waiting = [number for number in inspection.ocr_pages if number not in committed and number not in failed]
-        self._tenure.counts |= {
-            "pages_total": inspection.page_count,
-            "pages_done": inspection.page_count - len(waiting),
-        }
+        done = inspection.page_count - len(waiting)
+        self._tenure.counts |= {"pages_total": inspection.page_count, "pages_done": done}
+        await self._tenure.write(self._tenure.held.set_pace, self._tenure.counts, done)
 
         async def read(page_number: int) -> None:
             error = await self._read_page(page_number)
@@ -186,6 +185,9 @@ class Pipeline:
         await self._start(Stage.EMBED)
         plan = await self._tenure.work(self._engine.cut, self._revision)
         self._tenure.counts |= {"chunks_total": plan.chunk_count, "chunks_embedded": 0}
+        await self._tenure.write(
+            self._tenure.held.set_pace, self._tenure.counts, self._tenure.job.progress.chunks_embedded
+        )
 
         async def embed(batch: int, size: int) -> None:
             await self._tenure.work(self._engine.embed, self._revision, batch)

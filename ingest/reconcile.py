@@ -19,7 +19,8 @@ from uuid import UUID
 
 from ingest import ids
 from ingest.collection import kept_objects
-from ingest.model import Document, Finding, FindingKind, Job
+from ingest.findings import Finding, FindingKind
+from ingest.model import Document, Job
 from ingest.stores import Stores
 
 SUBMIT_GRACE_S = 2.0  # a submit puts the source, then inserts the job: wait this long before calling a source an orphan

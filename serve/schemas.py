@@ -57,6 +57,8 @@ class ProgressView(Schema):
     chunks_embedded: int
     chunks_stored: int
     percent: float = Field(ge=0, le=100)
+    pages_per_minute: float | None = Field(None, description="How fast pages are read; null while none are.")
+    seconds_left: float | None = Field(None, description="Estimate for the running stage; null where there is none.")
 
 
 class JobView(Schema):
@@ -79,7 +81,14 @@ class JobView(Schema):
     def of(cls, job: Job) -> "JobView":
         """The job as its tenant sees it."""
         fields = {name: getattr(job, name) for name in cls.model_fields if name not in {"state", "progress"}}
-        progress = ProgressView(**job.progress.model_dump(), percent=job.percent)
+        pages_per_minute = None if job.pages_per_second is None else round(60 * job.pages_per_second, 1)
+        seconds_left = None if job.seconds_left is None else round(job.seconds_left, 1)
+        progress = ProgressView(
+            **job.progress.model_dump(),
+            percent=job.percent,
+            pages_per_minute=pages_per_minute,
+            seconds_left=seconds_left,
+        )
         return cls(state=job.shown_state, progress=progress, **fields)
 
 

@@ -93,7 +93,12 @@ class HeldJob:
     @fault_point("jobs.report")
     def report(self, counts: Mapping[str, int]) -> None:
         """Raise the counters of `Progress`; they never fall."""
-        self._update({"$max": {f"progress.{name}": count for name, count in counts.items()}})
+        self._update({"$max": _progress(counts)})
+
+    @fault_point("jobs.set_pace")
+    def set_pace(self, counts: Mapping[str, int], done: int) -> None:
+        """Report, and measure from here, with `done` units done, how fast the running stage gets on."""
+        self._update({"$max": _progress(counts), "$set": {"pace": {"since": self._queue.now(), "done": done}}})
 
     @fault_point("jobs.record_failed_pages")
     def record_failed_pages(self, failed_pages: list[FailedPage]) -> None:
@@ -189,3 +194,7 @@ class HeldJob:
     def _update(self, update: Mapping[str, Any], **only_if: Any) -> Job:
         self.job = self._queue.write_held(self.job.job_id, self._lease, update, only_if)
         return self.job
+
+
+def _progress(counts: Mapping[str, int]) -> dict[str, int]:
+    return {f"progress.{name}": count for name, count in counts.items()}

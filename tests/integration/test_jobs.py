@@ -26,6 +26,7 @@ WRITES: dict[str, Callable[[HeldJob], object]] = {  # every public method of `He
     "start_stage": lambda held: held.start_stage(Stage.EMBED),
     "finish_stage": lambda held: held.finish_stage(Stage.EXTRACT, "key"),
     "report": lambda held: held.report({"pages_done": 99}),
+    "set_pace": lambda held: held.set_pace({"pages_done": 99}, 98),
     "record_failed_pages": lambda held: held.record_failed_pages([LOST_PAGE]),
     "decide_publish": lambda held: held.decide_publish(),
     "settle": lambda held: held.settle(JobState.FAILED, FAILURE),

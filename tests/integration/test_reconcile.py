@@ -14,7 +14,8 @@ from qdrant_client import QdrantClient
 
 from ingest import ids, reconcile
 from ingest.errors import Category, WorkerCrashed
-from ingest.model import Failure, Finding, FindingKind, Job, JobState, PipelineSpec
+from ingest.findings import Finding, FindingKind
+from ingest.model import Failure, Job, JobState, PipelineSpec
 from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob

@@ -1,10 +1,12 @@
 """What a job says about itself: state, percent, stalled attempts, and whether publishing is decided."""
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.model import ChunkPlan, JobState, Progress, Stage, StageRecord, StageStatus
+from ingest.model import ChunkPlan, Job, JobState, Pace, Progress, Stage, StageRecord, StageStatus
 from tests.builders import NOON, a_job, an_attempt
 
 PUBLISHED = {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}
@@ -109,3 +111,41 @@ def test_a_chunk_plan_counts_its_batches() -> None:
 def test_fields_that_a_newer_version_added_are_ignored() -> None:
     """A record written by a newer Fanfold is readable by this one, during a rolling update."""
     assert a_job(field_of_tomorrow=1) == a_job()
+
+
+def at_pace(stage: Stage, **progress: int) -> Job:
+    """A job one minute after the pace of this stage was set at 10 units."""
+    stages = {each: StageRecord(status=StageStatus.RUNNING if each is stage else StageStatus.DONE) for each in Stage}
+    pace = Pace(since=NOON, done=10)
+    return a_job(
+        state=JobState.RUNNING, stages=stages, pace=pace, progress=progress, updated_at=NOON + timedelta(minutes=1)
+    )
+
+
+def test_the_pace_of_reading_gives_throughput_and_an_estimate() -> None:
+    """20 pages in a minute beyond those that were there: a minute and a half for the 30 that are left."""
+    job = at_pace(Stage.EXTRACT, pages_total=60, pages_done=30)
+    assert job.pages_per_second == pytest.approx(20 / 60)
+    assert job.seconds_left == pytest.approx(90)
+
+
+def test_the_pace_of_embedding_gives_an_estimate_without_a_page_rate() -> None:
+    """Pages are read; chunks tell how long the stage takes."""
+    job = at_pace(Stage.EMBED, pages_total=60, pages_done=60, chunks_total=40, chunks_embedded=30)
+    assert job.pages_per_second is None
+    assert job.seconds_left == pytest.approx(30)
+
+
+def test_without_a_pace_there_is_no_estimate() -> None:
+    """Nothing done since it was set, no stage at work, or the end: no number is invented."""
+    assert at_pace(Stage.EXTRACT, pages_total=60, pages_done=10).seconds_left is None
+    assert at_pace(Stage.STORE, pages_total=60, pages_done=60).seconds_left is None
+    assert a_job(progress={"pages_total": 3, "pages_done": 2}).seconds_left is None
+
+
+def test_work_is_counted_without_the_waiting_between_attempts() -> None:
+    """Two attempts of a minute, a day apart: two minutes of work; one that never said it ended, to its last write."""
+    first = an_attempt(1, units_at_start=0).model_copy(update={"ended_at": NOON + timedelta(minutes=1)})
+    second = an_attempt(2, units_at_start=0).model_copy(update={"started_at": NOON + timedelta(days=1)})
+    job = a_job(attempts=[first, second], updated_at=NOON + timedelta(days=1, minutes=1))
+    assert job.worked == timedelta(minutes=2)
