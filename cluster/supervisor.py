@@ -7,7 +7,9 @@ starts, also after a restart.
 import asyncio
 import os
 import threading
+import time
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -19,10 +21,13 @@ from cluster import flags
 from cluster.composition import Blueprint, enter
 from cluster.embedded import NAMESPACE
 from cluster.engine import RayEngine
+from cluster.metrics import Metrics
 from cluster.nodes import cluster_cpus
+from cluster.notices import Notifier
 from cluster.scheduler import FairScheduler
 from ingest import faults
 from ingest.errors import ConfigurationError, Conflict, StoreUnavailable
+from ingest.model import Job
 from ingest.pipeline import Pipeline
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
@@ -45,6 +50,7 @@ class Supervisor:
         self._blueprint = blueprint
         self._stores = stores
         self._holder = str(uuid.uuid4())
+        self._metrics = Metrics()
         self._pipelines: dict[str, Pipeline] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()  # a place is free, a cancel was asked for, or it is time to stop
@@ -54,7 +60,7 @@ class Supervisor:
         """Claim and work until told to stop."""
         scheduler = FairScheduler(SLOTS_PER_CPU * cluster_cpus())
         engine = RayEngine(self._blueprint, scheduler)
-        helpers = [asyncio.create_task(self._listen()), asyncio.create_task(self._sweep())]
+        helpers = [asyncio.create_task(self._listen()), asyncio.create_task(self._sweep()), *self._notify()]
         log.info("supervisor started", holder=self._holder)
         while not self._stopping:
             self._wake.clear()
@@ -108,6 +114,13 @@ class Supervisor:
                 self._pipelines[job_id].hint()
             self._wake.set()
 
+    def _notify(self) -> Iterator[asyncio.Task[None]]:
+        """Tell the webhook, if there is one, of every job that has ended."""
+        settings = self._blueprint.settings
+        if settings.webhook_url is not None:
+            url = settings.webhook_url.get_secret_value()
+            yield asyncio.create_task(Notifier(self._stores.jobs, url, settings.webhook_secret).run())
+
     async def _sweep(self) -> None:
         """Now and then, open the jobs whose leftovers are due, so that they are claimed and collected."""
         while True:
@@ -127,11 +140,30 @@ class Supervisor:
             job_id=job.job_id, document_id=job.document_id, attempt=len(job.attempts), epoch=job.lease.epoch
         ):
             log.info("claimed")
+            started_at = time.monotonic()
             try:
                 await pipeline.run()
             finally:
                 if self._pipelines.get(job.job_id) is pipeline:
                     del self._pipelines[job.job_id]
+                self._account(job, held.job, time.monotonic() - started_at)
+
+    def _account(self, claimed: Job, ended: Job, seconds: float) -> None:
+        """One line and one count for an attempt; none where only the leftovers of an ended job were collected."""
+        if claimed.state.terminal:
+            return
+        outcome = ended.attempts[-1].outcome or "lost"
+        error = ended.attempts[-1].error
+        log.info(
+            "attempt ended",
+            outcome=outcome,
+            category=None if error is None else error.category,
+            error=None if error is None else error.message,
+            seconds=round(seconds, 3),
+            failed_pages=len(ended.failed_pages),
+            **ended.progress.model_dump(),
+        )
+        self._metrics.attempt_ended(ended, outcome=outcome, seconds=seconds)
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

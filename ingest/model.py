@@ -233,6 +233,8 @@ class Job(Record):
     updated_at: AwareDatetime
     pace: Pace | None = None
     open: bool = False  # holds its document: not yet settled, or settled and not yet collected
+    notify_at: AwareDatetime | None = None  # when to tell the webhook that it ended; None for never, or told
+    notices: int = 0  # how often that was tried
     sweep_at: AwareDatetime | None = None  # when to look again for what nobody needs any more
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)

@@ -224,9 +224,7 @@ class Pipeline:
             raise DocumentGone("The document was deleted, or sent again, before this version was published.")
         await self._finish(Stage.PUBLISH)
         complete = not self._tenure.job.failed_pages
-        await self._tenure.write(
-            self._tenure.held.settle, JobState.SUCCEEDED if complete else JobState.PARTIALLY_SUCCEEDED
-        )
+        await self._settle(JobState.SUCCEEDED if complete else JobState.PARTIALLY_SUCCEEDED)
         log.info("published", revision=revision.number, chunks=plan.chunk_count)
 
     async def _collect(self) -> None:
@@ -280,9 +278,12 @@ class Pipeline:
         if state is JobState.CANCELLED:
             document_id, only_source = self._tenure.job.document_id, Kept(source=True)
             await self._tenure.ask(collect_objects, self._stores, document_id, only_source, self._tenure.check_held)
-        await self._tenure.write(self._tenure.held.settle, state, failure)
-        log.info("settled", state=state, category=None if failure is None else failure.category)
+        await self._settle(state, failure)
         await self._collect()
+
+    async def _settle(self, state: JobState, failure: Failure | None = None) -> None:
+        notify = self._settings.webhook_url is not None
+        await self._tenure.write(self._tenure.held.settle, state, failure, notify=notify)
 
     @property
     def _revision(self) -> Revision:

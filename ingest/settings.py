@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     retry_delay_s: float = Field(2.0, ge=0, description="First wait before another attempt; doubles each time.")
     poll_interval_s: float = Field(0.5, gt=0, description="How often an idle supervisor looks for jobs.")
 
+    webhook_url: SecretStr | None = Field(None, description="Called with every job that has ended.")
+    webhook_secret: SecretStr | None = Field(None, description="Signs these calls (standardwebhooks.com).")
+
     ocr_model: str = Field(
         "PP-OCRv6_small",
         description="PaddleOCR model family by name, or a directory holding det/ and rec/. "

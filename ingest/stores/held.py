@@ -127,9 +127,11 @@ class HeldJob:
             raise
 
     @fault_point("jobs.settle")
-    def settle(self, state: JobState, error: Failure | None = None) -> None:
-        """Reach a terminal state. The job stays open until `close`, for collection."""
+    def settle(self, state: JobState, error: Failure | None = None, *, notify: bool = False) -> None:
+        """Reach a terminal state. The job stays open until `close`, for collection. `notify`: the webhook is told."""
         change: dict[str, Any] = {"state": state, "error": None if error is None else error.model_dump()}
+        if notify:
+            change["notify_at"] = self._queue.now()
         for stage, record in self.job.stages.items():
             if record.status is StageStatus.RUNNING:
                 change |= {

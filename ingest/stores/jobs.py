@@ -47,6 +47,7 @@ class JobStore:
             self._jobs.create_index([("open", ASCENDING), ("state", ASCENDING), ("available_at", ASCENDING)])
             self._jobs.create_index([("tenant", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)])
             self._jobs.create_index([("open", ASCENDING), ("sweep_at", ASCENDING)])
+            self._jobs.create_index([("notify_at", ASCENDING)])
 
     @fault_point("jobs.now")
     def now(self) -> datetime:
@@ -81,6 +82,8 @@ class JobStore:
             "created_at": now,
             "updated_at": now,
             "open": True,
+            "notify_at": None,
+            "notices": 0,
             "sweep_at": None,
         }
         with mongo_errors():
@@ -179,6 +182,30 @@ class JobStore:
                 with suppress(DuplicateKeyError):  # the document has got a newer job in this moment
                     reopened += self._jobs.update_one(seen, {"$set": {"open": True}}).modified_count
         return reopened
+
+    @fault_point("jobs.take_notice")
+    def take_notice(self, *, again_in: timedelta) -> Job | None:
+        """The job whose end the webhook must hear of next, counted as tried; due again if the taker dies."""
+        now = self.now()
+        taken = {"$set": {"notify_at": now + again_in}, "$inc": {"notices": 1}}
+        with mongo_errors():
+            for record in self._jobs.find({"notify_at": {"$lte": now}}).sort("notify_at", ASCENDING).limit(1):
+                seen = {"_id": record["_id"], "notify_at": record["notify_at"]}
+                found = self._jobs.find_one_and_update(seen, taken, return_document=ReturnDocument.AFTER)
+                return None if found is None else Job.model_validate(found)
+        return None
+
+    @fault_point("jobs.postpone_notice")
+    def postpone_notice(self, job_id: str, pause: timedelta) -> None:
+        """It did not arrive: try again after the pause."""
+        with mongo_errors():
+            self._jobs.update_one({"_id": job_id}, {"$set": {"notify_at": self.now() + pause}})
+
+    @fault_point("jobs.end_notice")
+    def end_notice(self, job_id: str) -> None:
+        """It arrived, or is given up."""
+        with mongo_errors():
+            self._jobs.update_one({"_id": job_id}, {"$set": {"notify_at": None}})
 
     @fault_point("jobs.claim")
     def claim(self, holder: str, *, cancelled_only: bool = False) -> HeldJob | None:

@@ -1,0 +1,155 @@
+"""The webhook hears of every job that has ended: signed, at least once, and never beyond the address it was given."""
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from pymongo.database import Database
+
+from cluster.notices import MAX_TRIES, Notifier
+from ingest.errors import WorkerCrashed
+from ingest.model import Failure, JobState
+from ingest.stores.jobs import JobStore
+from tests.builders import TENANT
+from tests.integration.bench import Bench
+from tests.integration.queue import claim, insert
+
+DatabaseOf = Database[dict[str, Any]]
+SECRET = SecretStr("a secret that only both ends know")
+BROKEN = Failure(category=WorkerCrashed.category, message="It died.", retryable=True)
+
+
+class Receiver:
+    """A web server that takes notices; `statuses` are its answers, in order, then 204."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.calls: list[tuple[str, dict[str, str], bytes]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.calls.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 204)
+                self.send_header("Location", "/inside")
+                self.end_headers()
+
+            def log_message(self, *_args: object) -> None:
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Somebody who wants to know."""
+    receiver = Receiver()
+    yield receiver
+    receiver.server.shutdown()
+
+
+def end_one(jobs: JobStore) -> str:
+    """A job that ends `failed`; its id."""
+    insert(jobs)
+    held = claim(jobs)
+    held.settle(JobState.FAILED, BROKEN, notify=True)
+    held.close(sweep_at=None)
+    return held.job.job_id
+
+
+async def send_one(jobs: JobStore, url: str, secret: SecretStr | None = SECRET) -> bool:
+    """What a supervisor does again and again."""
+    async with httpx.AsyncClient(follow_redirects=False) as http:
+        return await Notifier(jobs, url, secret).send_one(http)
+
+
+def make_due(database: DatabaseOf, jobs: JobStore) -> None:
+    """Whatever is postponed is due now."""
+    database["jobs"].update_many(
+        {"notify_at": {"$ne": None}}, {"$set": {"notify_at": jobs.now() - timedelta(seconds=1)}}
+    )
+
+
+async def test_a_notice_is_signed_and_sent_once(jobs: JobStore, receiver: Receiver) -> None:
+    """Body, id, timestamp and signature are what standardwebhooks.com says; after a 2xx nothing is due any more."""
+    job_id = end_one(jobs)
+    assert await send_one(jobs, receiver.url)
+    assert not await send_one(jobs, receiver.url)
+    [(path, headers, body)] = receiver.calls
+    assert path == "/hook"
+    shown = json.loads(body)
+    assert (shown["type"], shown["data"]["job_id"]) == ("job.failed", job_id)
+    assert shown["data"]["error"]["message"] == "It died."
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.digest(SECRET.get_secret_value().encode(), signed, hashlib.sha256)).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+async def test_a_notice_that_does_not_arrive_comes_again_later(
+    jobs: JobStore, database: DatabaseOf, receiver: Receiver
+) -> None:
+    """After a 500 it waits, then has the same id; what arrived is not sent again."""
+    end_one(jobs)
+    receiver.statuses = [500]
+    assert await send_one(jobs, receiver.url)
+    assert not await send_one(jobs, receiver.url)
+    make_due(database, jobs)
+    assert await send_one(jobs, receiver.url)
+    make_due(database, jobs)
+    assert not await send_one(jobs, receiver.url)
+    assert len({headers["webhook-id"] for _, headers, _ in receiver.calls}) == 1
+    assert len(receiver.calls) == 2
+
+
+async def test_a_redirect_is_not_followed(jobs: JobStore, receiver: Receiver) -> None:
+    """It might lead into a private network: it counts as not delivered."""
+    job_id = end_one(jobs)
+    receiver.statuses = [307]
+    assert await send_one(jobs, receiver.url)
+    assert [path for path, _, _ in receiver.calls] == ["/hook"]
+    assert jobs.job(TENANT, job_id).notify_at is not None
+
+
+async def test_a_receiver_that_is_gone_is_given_up_in_the_end(jobs: JobStore, database: DatabaseOf) -> None:
+    """Nobody listens there: so many tries, hours apart, then no more."""
+    job_id = end_one(jobs)
+    for number in range(1, MAX_TRIES + 1):
+        make_due(database, jobs)
+        assert await send_one(jobs, "http://127.0.0.1:9/nobody")
+        assert jobs.job(TENANT, job_id).notices == number
+    assert jobs.job(TENANT, job_id).notify_at is None
+
+
+async def test_a_notice_whose_sender_died_is_sent_by_another(
+    jobs: JobStore, database: DatabaseOf, receiver: Receiver
+) -> None:
+    """Taken and never ended: nobody else takes it at once, somebody does a little later."""
+    end_one(jobs)
+    assert jobs.take_notice(again_in=timedelta(seconds=30)) is not None
+    assert not await send_one(jobs, receiver.url)
+    make_due(database, jobs)
+    assert await send_one(jobs, receiver.url)
+    assert len(receiver.calls) == 1
+
+
+@pytest.mark.parametrize("configured", [True, False])
+async def test_jobs_have_notices_only_where_a_webhook_is_set(bench: Bench, configured: bool) -> None:
+    """Setting the webhook later does not send the past."""
+    url = SecretStr("http://127.0.0.1:9/hook") if configured else None
+    bench.settings = bench.settings.model_copy(update={"webhook_url": url})
+    bench.submit()
+    ended = await bench.run(bench.claim())
+    assert ended.state is JobState.SUCCEEDED
+    assert (ended.notify_at is not None) is configured
