@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -26,7 +26,8 @@ class Embedder:
     """One place in the pool, and the actor that has it now."""
 
     actor: Any
-    loaded: bool = False  # whether its model is there: until then no limit counts
+    loaded: bool = False  # whether its model is there: until then no batch's limit counts
+    since: float = field(default_factory=time.monotonic)  # when it began to load
 
 
 class EmbedderPool:
@@ -53,14 +54,27 @@ class EmbedderPool:
             started_at = time.monotonic()
             try:
                 if not embedder.loaded:
-                    await embedder.actor.ready.remote()
-                    embedder.loaded = True
+                    await self._load(embedder)
                     started_at = time.monotonic()
-                await self._run(embedder, embedder.actor.embed.remote(revision, batch))
+                await self._run(
+                    embedder,
+                    embedder.actor.embed.options(name=f"embed {revision.title} batch {batch}").remote(revision, batch),
+                )
             except (RayError, FanfoldError) as error:
-                embedder.loaded = False  # if it died, another one loads in its place
+                embedder.loaded, embedder.since = False, time.monotonic()  # if it died, another one loads in its place
                 overtime = time.monotonic() - started_at >= self._limit_s
                 raise meaning_of(error, overtime=overtime) from None
+
+    async def _load(self, embedder: Embedder) -> None:
+        """Wait for its model. An actor that does not come up for as long as an attempt may stall is replaced."""
+        while not embedder.loaded:
+            left_s = embedder.since + self._blueprint.settings.stall_timeout_s - time.monotonic()
+            ready = asyncio.wrap_future(embedder.actor.ready.remote().future())
+            done, _ = await asyncio.wait({ready}, timeout=max(left_s, self._limit_s))
+            if done:
+                embedder.loaded = ready.result()
+            else:
+                self._replace(embedder)
 
     async def _run(self, embedder: Embedder, reference: Any) -> None:
         """Wait for the batch; one that takes too long, or is not wanted any more, ends with its actor if need be."""
@@ -101,4 +115,4 @@ class EmbedderPool:
         """End the actor and whatever it is stuck in; a new one takes its place."""
         log.warning("an embedder did not answer and is replaced")
         ray.kill(embedder.actor)
-        embedder.actor, embedder.loaded = self._start_actor(), False
+        embedder.actor, embedder.loaded, embedder.since = self._start_actor(), False, time.monotonic()

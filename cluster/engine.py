@@ -12,8 +12,6 @@ from ingest.faults import fault_point
 from ingest.model import ChunkPlan, Inspection, Revision
 from ingest.settings import INSPECT_START_FACTOR
 
-SHOWN_ID = 8  # characters of a document id in Ray's dashboard
-
 
 class RayEngine:
     """See `ingest.pipeline.Engine`."""
@@ -28,7 +26,7 @@ class RayEngine:
         """See `Activities.inspect`. The embedders' models load meanwhile."""
         self._embedders.start()
         limit_s = self._blueprint.settings.page_timeout_s
-        task = tasks.inspect.options(name=f"inspect {_shown(revision)}")
+        task = tasks.inspect.options(name=f"inspect {revision.title}")
         values = task.remote(self._blueprint, revision, distrusted)
         work = Work(values, limit_s=limit_s, first_limit_s=INSPECT_START_FACTOR * limit_s)
         try:
@@ -40,7 +38,7 @@ class RayEngine:
     @fault_point("ray.read_page", error=WorkerCrashed)
     async def read_page(self, revision: Revision, page_number: int) -> None:
         """See `Activities.read_page`."""
-        task = tasks.read_page.options(name=f"ocr {_shown(revision)} page {page_number}")
+        task = tasks.read_page.options(name=f"ocr {revision.title} page {page_number}")
         async with self._scheduler.slot(revision.document_id):
             limit_s = self._blueprint.settings.page_timeout_s
             await Work(task.remote(self._blueprint, revision, page_number), limit_s=limit_s).result()
@@ -48,7 +46,7 @@ class RayEngine:
     @fault_point("ray.cut", error=WorkerCrashed)
     async def cut(self, revision: Revision) -> ChunkPlan:
         """See `Activities.cut`."""
-        task = tasks.cut.options(name=f"cut {_shown(revision)}")
+        task = tasks.cut.options(name=f"cut {revision.title}")
         plan: ChunkPlan = await self._step(task.remote(self._blueprint, revision)).result()
         return plan
 
@@ -60,7 +58,7 @@ class RayEngine:
     @fault_point("ray.store", error=WorkerCrashed)
     async def store(self, revision: Revision, batch: int) -> None:
         """See `Activities.store`."""
-        task = tasks.store.options(name=f"store {_shown(revision)} batch {batch}")
+        task = tasks.store.options(name=f"store {revision.title} batch {batch}")
         await self._step(task.remote(self._blueprint, revision, batch)).result()
 
     def _step(self, values: Any) -> Work:
@@ -70,7 +68,3 @@ class RayEngine:
 def _at_page(error: WorkError, page_number: int | None) -> WorkError:
     """The same error, with the page that the work had come to."""
     return error if error.page_number is not None else type(error)(error.message, page_number=page_number)
-
-
-def _shown(revision: Revision) -> str:
-    return f"{revision.document_id[:SHOWN_ID]} r{revision.number}"

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from ingest.errors import Category
 
 DEFAULT_TENANT = "default"
+TITLE_CHARACTERS = 8  # of a document id
 RELEASED = "released"  # the outcome of an attempt whose supervisor was shut down
 
 
@@ -357,6 +358,11 @@ class Revision:
     pipeline: PipelineSpec
     missing_pages: tuple[int, ...] = ()  # given up: the revision is made without them
     epoch: int = 0  # of the attempt: rows carry it, so that a late rollback cannot remove a later attempt's
+
+    @property
+    def title(self) -> str:
+        """Short, for process titles and Ray's dashboard."""
+        return f"{self.document_id[:TITLE_CHARACTERS]} r{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
