@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from cluster import batch, display
@@ -39,10 +40,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 @app.command()
 def up() -> None:
     """Start Fanfold here (Ray, the stores that are not set, the service), and serve until Ctrl-C."""
+    settings = Settings()
     from cluster.service import running  # noqa: PLC0415  # imports Ray: seconds that the other commands do not need
     from ingest.telemetry import configure_logging  # noqa: PLC0415
 
-    settings = Settings()
     configure_logging(settings.log_level)
     stopping = threading.Event()
     with only_instance(settings.home), display.steps(err, "Starting") as step, running(settings, step) as service:
@@ -242,12 +243,16 @@ def main() -> None:
     try:
         app()
     except (ServiceError, FanfoldError, FileNotFoundError) as error:
-        err.print(f"[bold red]fanfold:[/] {error}")
+        err.print(f"[bold red]fanfold:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
     except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"]).upper()
-            err.print(f"[bold red]fanfold:[/] FANFOLD_{name}: {problem['msg']}")
+            given = f"FANFOLD_{name}={problem['input']}: " if name else ""
+            wrong = problem["msg"].removeprefix("Value error, ")
+            err.print(f"[bold red]fanfold:[/] {escape(given + wrong)}", soft_wrap=True)
         sys.exit(2)
 
 

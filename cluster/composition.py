@@ -1,5 +1,7 @@
 """The composition root: settings become addresses, addresses become stores. Nothing else connects to anything."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +13,7 @@ from qdrant_client import QdrantClient
 from cluster.embedded import EMBEDDED_QDRANT_URL, EmbeddedQdrant
 from ingest import faults
 from ingest.activities import Activities
-from ingest.errors import ConfigurationError
+from ingest.errors import ConfigurationError, StoreError
 from ingest.fingerprints import pipeline_of
 from ingest.model import PipelineSpec
 from ingest.settings import Settings
@@ -22,7 +24,7 @@ from ingest.stores.catalog import Catalog
 from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore, S3Store, open_object_store
-from ingest.stores.vectors import QdrantApi, VectorStore, collection_name
+from ingest.stores.vectors import COLLECTION_PREFIX, QdrantApi, VectorStore, collection_name
 from ingest.telemetry import configure_logging
 
 QDRANT_TIMEOUT_S = 30
@@ -99,6 +101,27 @@ def prepare(blueprint: Blueprint) -> None:
     stores.jobs.prepare()
     stores.catalog.prepare()
     stores.vectors.prepare(blueprint.dimension)
+
+
+def refuse_dead_stores(settings: Settings) -> None:
+    """Raise `StoreUnavailable` or `StoreRefused`, naming the setting, when a store with an address does not answer."""
+    if settings.mongodb_uri is not None:
+        with _naming("FANFOLD_MONGODB_URI"):
+            Catalog(mongo.connect(settings.mongodb_uri.get_secret_value(), settings.mongodb_database)).ping()
+    if settings.qdrant_url is not None:
+        with _naming("FANFOLD_QDRANT_URL"):
+            VectorStore(qdrant_client(settings), COLLECTION_PREFIX).ping()
+    if settings.object_store_url is not None:
+        with _naming("FANFOLD_OBJECT_STORE_URL"):
+            open_object_store(settings.object_store_url, s3_endpoint_url=settings.s3_endpoint_url).ping()
+
+
+@contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise type(error)(f"{error.message} See {setting}.") from error
 
 
 def refuse_truncation(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from cluster.composition import Blueprint, enter, prepare, refuse_truncation, resolve
+from cluster.composition import Blueprint, enter, prepare, refuse_dead_stores, refuse_truncation, resolve
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
 from cluster.flags import raise_flag, start_flags, stop_flags
 from cluster.instance import Addresses
@@ -33,6 +34,7 @@ OBJECT_STORE_BYTES = 256 * 1024**2  # Ray's own; Fanfold moves keys through it, 
 IDLE_WORKERS_PER_CPU = 4  # OCR models take seconds to load: keep their processes
 READY_TIMEOUT_S = 120.0
 READY_POLL_S = 0.2
+CONNECT_TIMEOUT_S = 5.0
 Report = Callable[[str], None]
 log = get_logger()
 
@@ -58,6 +60,8 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
     _refuse_open_address(settings)
     _refuse_taken_port(settings)
     refuse_truncation(settings)
+    report("looking for the stores")
+    refuse_dead_stores(settings)
     with ExitStack() as stack:
         report("Ray")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -121,10 +125,23 @@ def _refuse_taken_port(settings: Settings) -> None:
         )
 
 
+def _refuse_dead_address(address: str) -> None:
+    """Ray itself would try for minutes. Addresses of other forms (`auto`, `ray://`) are left to it."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError:
+        raise ConfigurationError(f"No Ray cluster answers at FANFOLD_RAY_ADDRESS={address}.") from None
+
+
 def _join_ray(settings: Settings) -> Any:
     """Join the cluster that is named or found; None where one is to be started."""
     if settings.ray_address == "local":
         return None
+    if settings.ray_address is not None:
+        _refuse_dead_address(settings.ray_address)
     try:
         return ray.init(address=settings.ray_address or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError:

@@ -121,7 +121,11 @@ def test_without_a_service_every_command_says_how_to_start_one(shell: Shell) -> 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        pytest.param({"FANFOLD_HTTP_PORT": "abc"}, "FANFOLD_HTTP_PORT", id="not a number"),
+        pytest.param({"FANFOLD_HTTP_PORT": "abc"}, "FANFOLD_HTTP_PORT=abc", id="not a number"),
+        pytest.param({"FANFOLD_RAY_ADDRESS": "127.0.0.1:9"}, "FANFOLD_RAY_ADDRESS", id="no Ray there"),
+        pytest.param({"FANFOLD_MONGODB_URI": "mongodb://127.0.0.1:9"}, "FANFOLD_MONGODB_URI", id="no MongoDB there"),
+        pytest.param({"FANFOLD_QDRANT_URL": "http://127.0.0.1:9"}, "FANFOLD_QDRANT_URL", id="no Qdrant there"),
+        pytest.param({"FANFOLD_S3_ENDPOINT_URL": "http://127.0.0.1:9"}, "FANFOLD_OBJECT_STORE_URL", id="no S3 there"),
         pytest.param({"FANFOLD_HTTP_HOST": "0.0.0.0"}, "everybody on the network", id="open to the network"),
         pytest.param({"FANFOLD_CHUNK_TOKENS": "9000"}, "FANFOLD_CHUNK_TOKENS", id="chunks longer than the model reads"),
     ],
@@ -169,7 +173,9 @@ def test_jobs_and_job_show_what_the_service_knows(up: Shell) -> None:
     """Lists filter by state; one job shows its stages and attempts; an unknown one is said so."""
     [failed, *_] = up.json("jobs", "--state", "failed")
     assert {job["state"] for job in up.json("jobs", "--state", "succeeded")} == {"succeeded"}
-    assert failed["job_id"] in up.fanfold("jobs").stdout
+    listed = up.fanfold("jobs", COLUMNS="160").stdout
+    assert failed["job_id"] in listed
+    assert "locked.pdf" in listed
     shown = up.fanfold("job", failed["job_id"]).stdout
     assert "password" in shown
     assert "extract" in shown
@@ -199,6 +205,29 @@ def test_the_stores_that_were_named_hold_exactly_the_documents(up: Shell) -> Non
     assert chunks == points == {chunk_id for manifest in manifests for chunk_id in manifest}
     s3 = fsspec.filesystem("s3", key="test", secret="test", endpoint_url=up.s3_url, skip_instance_cache=True)
     assert s3.find("documents/fanfold") == []
+
+
+def test_cancel_and_retry_say_what_became_of_each_job(up: Shell) -> None:
+    """A line a job, and exit code 1 where one was refused, with the reason."""
+    jobs = {job["filename"]: job["job_id"] for job in up.json("jobs")}
+    done = up.fanfold("cancel", jobs["locked.pdf"], jobs["tides.pdf"], "unknown")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith(("unknown", *jobs.values()))] == ["refused"] * 3
+    assert "There is no job unknown." in done.stdout
+    refused = up.fanfold("retry", jobs["locked.pdf"], "--json")
+    assert refused.returncode == 1
+    assert "password" in json.loads(refused.stdout)[0]["error"]
+    assert up.json("cancel", "--state", "queued", "--yes") == []
+
+
+def test_delete_removes_a_document(up: Shell) -> None:
+    """It is hidden at once, its rows and objects go; ingested again, it is back."""
+    [job] = [job for job in up.json("jobs") if job["filename"] == "inventory.PDF"]
+    assert up.fanfold("delete", job["document_id"]).returncode == 0
+    hits = up.json("search", "how is the cistern kept clean?", "--limit", "50")
+    assert job["document_id"] not in {hit["document_id"] for hit in hits}
+    assert up.fanfold("delete", "unknown").returncode == 1
 
 
 def test_a_second_up_on_the_same_data_is_refused(up: Shell) -> None:
