@@ -61,6 +61,25 @@ def test_the_command_line_snippet_runs(cluster: Cluster, checkout: Path) -> None
     assert "inventory.pdf" in done.stdout
 
 
+def test_the_stopping_snippet_runs(cluster: Cluster, checkout: Path) -> None:
+    """Cancel, retry and delete, as typed, each when the one before is done."""
+    [snippet] = snippets("bash", "fanfold cancel")
+    path = checkout / "samples" / "pdf" / "letters.pdf"
+    path.write_bytes(path.read_bytes() + b"\n% to be cancelled\n")
+    job = cluster.submit(path)
+    environment = {
+        "FANFOLD_HTTP_PORT": str(cluster.settings.http_port),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    job_id, said = job.job_id, []
+    for line in snippet.replace("DOCUMENT_ID", job.document_id).splitlines():
+        said.append(_bash(line.replace("JOB_ID", job_id), checkout, environment).stdout)
+        job_id = next(cluster.client.jobs(limit=1)).job_id
+        cluster.finish(job_id)
+    expected = ("cancelling", "queued", "deleted")
+    assert all(word in output for word, output in zip(expected, said, strict=True)), said
+
+
 def test_every_make_target_that_the_readme_names_exists() -> None:
     """`make demo`, `make install`, ... are targets of the Makefile."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))

@@ -4,10 +4,12 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +25,7 @@ from tests.builders import TENANT
 from tests.integration.bench import Bench
 from tests.integration.queue import claim, insert
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 DatabaseOf = Database[dict[str, Any]]
 SECRET = SecretStr("a secret that only both ends know")
 BROKEN = Failure(category=WorkerCrashed.category, message="It died.", retryable=True)
@@ -95,6 +98,19 @@ async def test_a_notice_is_signed_and_sent_once(jobs: JobStore, receiver: Receiv
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = base64.b64encode(hmac.digest(SECRET.get_secret_value().encode(), signed, hashlib.sha256)).decode()
     assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+async def test_the_readmes_check_tells_genuine_calls_from_others(jobs: JobStore, receiver: Receiver) -> None:
+    """The function that the README gives to receivers accepts ours and refuses a changed body."""
+    end_one(jobs)
+    await send_one(jobs, receiver.url)
+    [(_, headers, body)] = receiver.calls
+    [snippet] = re.findall(r"^```python\n(import base64.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert names["is_genuine"](SECRET.get_secret_value(), headers, body)
+    assert not names["is_genuine"](SECRET.get_secret_value(), headers, body + b" ")
+    assert not names["is_genuine"]("a guess", headers, body)
 
 
 async def test_a_notice_that_does_not_arrive_comes_again_later(
