@@ -32,7 +32,8 @@ def collect(
     """
     document = stores.catalog.known(job.document_id)
     kept = kept_objects(job, document, keep_source=keep_source, for_retry=not job.sweep_due)
-    collect_rows(stores, job, document)
+    if job.may_have_rows or job.revision > 1:
+        collect_rows(stores, job, document)
     collect_objects(stores, job.document_id, kept, still_ours)
     return _next_sweep(job, document, retry_window)
 

@@ -308,6 +308,11 @@ class Job(Record):
         return self.sweep_at is not None and self.sweep_at <= self.updated_at
 
     @property
+    def may_have_rows(self) -> bool:
+        """Whether any attempt came so far as to write rows: that storing has begun is recorded before it begins."""
+        return self.stages[Stage.STORE].started_at is not None
+
+    @property
     def publish_decided(self) -> bool:
         """Whether the one compare-and-set that decides for publishing has happened: cancel comes too late."""
         return self.stages[Stage.PUBLISH].status is not StageStatus.PENDING

@@ -117,7 +117,8 @@ class Pipeline:
         if job.stalled_attempts > self._settings.max_attempts:
             raise AttemptsExhausted("Every attempt died without getting any further. See the attempts for where.")
         if job.pipeline.fingerprint != self._pipeline.fingerprint:
-            await self._tenure.ask(revisions.roll_back, self._stores, self._revision)  # rows of other chunks, or none
+            if job.may_have_rows:
+                await self._tenure.ask(revisions.roll_back, self._stores, self._revision)  # they are of other chunks
             await self._tenure.write(self._tenure.held.repin, self._pipeline)
         await self._tenure.ask(self._stores.catalog.advance, job.document_id, job.revision)
 
@@ -274,7 +275,8 @@ class Pipeline:
 
     async def _settle_unpublished(self, state: JobState, failure: Failure | None = None) -> None:
         """Roll this revision back, verify that nothing is left, and only then reach the terminal state."""
-        await self._tenure.ask(revisions.roll_back, self._stores, self._revision)
+        if self._tenure.job.may_have_rows:
+            await self._tenure.ask(revisions.roll_back, self._stores, self._revision)
         if state is JobState.CANCELLED:
             document_id, only_source = self._tenure.job.document_id, Kept(source=True)
             await self._tenure.ask(collect_objects, self._stores, document_id, only_source, self._tenure.check_held)

@@ -11,7 +11,7 @@ import pytest
 from pymongo.database import Database
 
 from ingest import ids
-from ingest.errors import PageUnreadable, StoreUnavailable, WorkerCrashed
+from ingest.errors import PageUnreadable, StoreUnavailable, TooManyFailedPages, WorkerCrashed
 from ingest.model import JobState, PageFailure, Revision, Stage, StageStatus
 from ingest.pipeline import Pipeline
 from ingest.revisions import roll_back
@@ -246,7 +246,7 @@ async def test_a_rollback_that_takes_longer_than_the_lease_keeps_it(
         roll_back(stores, revision)
 
     monkeypatch.setattr("ingest.revisions.roll_back", slow)
-    ended = await bench.run(bench.claim(), failing("inspect", 0, WorkerCrashed("It died.")))
+    ended = await bench.run(bench.claim(), failing("store", 1, TooManyFailedPages("Not today.")))
     assert stolen == [None]
     assert ended.state is JobState.FAILED
 
