@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from cluster import tasks
 from cluster.composition import Blueprint
@@ -18,6 +18,7 @@ from ingest.errors import FanfoldError, WorkTimeout
 from ingest.model import Revision
 from ingest.telemetry import get_logger
 
+LOOK_AGAIN_S = 0.5  # Ray answers at once that an actor is being started again
 log = get_logger()
 
 
@@ -66,13 +67,18 @@ class EmbedderPool:
                 raise meaning_of(error, overtime=overtime) from None
 
     async def _load(self, embedder: Embedder) -> None:
-        """Wait for its model. An actor that does not come up for as long as an attempt may stall is replaced."""
+        """Wait for its model, also while Ray starts an actor that died again.
+
+        An actor that does not come up for as long as an attempt may stall is replaced.
+        """
         while not embedder.loaded:
             left_s = embedder.since + self._blueprint.settings.stall_timeout_s - time.monotonic()
             ready = asyncio.wrap_future(embedder.actor.ready.remote().future())
             done, _ = await asyncio.wait({ready}, timeout=max(left_s, self._limit_s))
-            if done:
+            if done and not isinstance(ready.exception(), ActorUnavailableError):
                 embedder.loaded = ready.result()
+            elif done and left_s > 0:
+                await asyncio.sleep(LOOK_AGAIN_S)
             else:
                 self._replace(embedder)
 

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -37,6 +38,7 @@ SUPERVISOR_ACTOR = "supervisor"
 STOP_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 5.0
 SLOTS_PER_CPU = 2  # one page runs, the next is at hand
+STORE_THREADS = 64  # calls that a silent store blocks must not stop those to the others
 CANCEL_PLACES = 4  # for jobs that only have to be rolled back, beside FANFOLD_MAX_RUNNING_JOBS
 LISTEN_AGAIN_S = 1.0
 SWEEP_INTERVAL_S = 2.0
@@ -181,6 +183,7 @@ class SupervisorActor:
         if blueprint.settings.faults is not None:
             faults.arm(blueprint.settings.faults, [RayEngine])
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="stores"))
         self._supervisor = Supervisor(blueprint, stores)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()

@@ -102,10 +102,15 @@ class Work:
         return WorkTimeout(f"The work took longer than {self._limit_s:g} seconds and was stopped.")
 
     async def _stop(self) -> None:
-        """Ask, then force, then kill the process where it runs; return when the work has ended."""
+        """Ask, then force, then kill the process where it runs; return when the work has ended.
+
+        Work that has not begun is not asked: its process may be importing what it needs, and Python that is stopped
+        in the middle of an import often cannot import again. Such a process would fail whatever came to it next.
+        """
         ended = asyncio.create_task(_until_ended(self._values))
-        ray.cancel(self._values, force=False)
-        if not await _within(ended, SOFT_STOP_S):
+        if self._started is not None:
+            ray.cancel(self._values, force=False)
+        if self._started is None or not await _within(ended, SOFT_STOP_S):
             ray.cancel(self._values, force=True)
         if not await _within(ended, FORCE_STOP_S) and self._started is not None:
             await kill_process(self._started)

@@ -248,7 +248,7 @@ class Pipeline:
             log.warning("lease lost", reason=error.message)
             return
         log.warning("attempt stopped", error=str(error), exc_info=not isinstance(error, FanfoldError))
-        job = await self._tenure.write(self._tenure.held.renew)
+        job = await self._tenure.write(self._tenure.held.look)
         failure = failure_of(error, self._stage)
         if job.state.terminal:
             log.warning("collection is not finished; the next claim goes on", error=failure.message)

@@ -1,207 +1,234 @@
 """Every fault point times every fault, in a running cluster: then recovery, then the invariants.
 
 Run by `make crash`, in a session of its own. Each schedule is a plan with one fault (and whatever is needed to get
-there), a document that nobody has sent before, and its way to a terminal state.
+there), a document that nobody has sent before, and its way to an end: published, refused, cancelled, or deleted.
 """
 
-import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
-import ray
 
-from cluster.composition import STORE_CLASSES
-from cluster.engine import RayEngine
-from cluster.ports import free_port
-from cluster.service import running
+from cluster.flags import raise_flag
 from ingest import ids
-from ingest.faults import Fault, points_of
+from ingest.faults import Fault
 from ingest.model import JobState
-from ingest.settings import Settings
-from serve.client import Client, ServiceError
+from serve.client import ServiceError
 from serve.schemas import JobView
-from tests.checks import assert_nothing_left, assert_published_exactly
-from tests.clusters import Cluster
+from tests.checks import assert_nothing_left, assert_published_exactly, chunk_texts
+from tests.crash.faulty import MAX_ATTEMPTS, NOT_HERE, POINTS, Entry, FaultyCluster
+from tests.crash.processes import until
 from tests.pdfs import SCAN, encrypted_pdf, pdf_of
 
-PATIENCE_S = 120
 REPORT = Path(__file__).parents[2] / "docs" / "crash-report.md"
 PROSE = "The pilot climbs aboard from the cutter before the bar, and takes the wheel until the anchor is down. "
-NOT_HERE = {
-    "jobs.repin": "needs other settings at the next start: tests/integration/test_pipeline.py",
-    "jobs.release": "needs a supervisor that shuts down: tests/integration/test_pipeline.py",
-    "vectors.count": "is no part of a document's way: tests/integration/test_qdrant_wire.py",
-    "jobs.record_failed_pages": "needs a broken page: tests/integration/test_pipeline.py",
-}
-IN_A_FAILURE = {"catalog.delete_revision", "vectors.delete_revision"}
-DETOURS = {"jobs.requeue": Fault.ERROR, "jobs.renew": Fault.DELAY}  # what must happen before the point is reached
+PAGES = (PROSE * 12, SCAN)  # two chunks, each a batch
 FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.ERROR, Fault.LOST_REPLY)
+
+
+class Way(StrEnum):
+    """What becomes of the schedule's document."""
+
+    PUBLISHED = "published"
+    REFUSED = "refused"  # it cannot be read: rolled back, nothing kept
+    CANCELLED = "cancelled"  # when all its rows are written; then retried, and published
+    DELETED = "deleted"  # after it was published
+
+
+OTHER_WAYS = {
+    "catalog.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
+    "catalog.delete_revision": (Way.CANCELLED,),
+    "catalog.tombstone": (Way.DELETED,),
+    "jobs.close": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED, Way.DELETED),
+    "jobs.reopen_due": (Way.DELETED,),
+    "jobs.request_cancel": (Way.CANCELLED,),
+    "jobs.request_sweep": (Way.DELETED,),
+    "jobs.settle": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED),
+    "objects.delete": (Way.PUBLISHED, Way.CANCELLED, Way.DELETED),
+    "vectors.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
+    "vectors.delete_revision": (Way.CANCELLED,),
+}
+DETOURS = {  # what must happen before the point is reached
+    "jobs.requeue": {"point": "ray.cut", "fault": Fault.ERROR},
+    "jobs.renew": {"point": "ray.cut", "fault": Fault.DELAY},
+    "jobs.look": {"point": "ray.cut", "fault": Fault.DELAY},
+}
+TIME_TO_CANCEL = [
+    {"point": "catalog.chunk_ids", "fault": Fault.DELAY},
+    {"point": "jobs.decide_publish", "fault": Fault.DELAY},
+]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One fault at one point."""
+    """One fault at one point, on a document's way."""
 
     point: str
     fault: Fault
+    way: Way
 
     @property
-    def plan(self) -> list[dict[str, str]]:
-        """The plan file's content."""
-        detour = [{"point": "ray.cut", "fault": str(DETOURS[self.point])}] if self.point in DETOURS else []
-        return [*detour, {"point": self.point, "fault": str(self.fault)}]
+    def entry(self) -> Entry:
+        """Of the plan."""
+        return {"point": self.point, "fault": self.fault}
 
 
 def schedules() -> list[Schedule]:
-    """All of them, except for points that no document of this test can reach."""
-    names = {point.name for owner in (*STORE_CLASSES, RayEngine) for _, point in points_of(owner)}
-    return [Schedule(name, fault) for name in sorted(names - set(NOT_HERE)) for fault in FAULTS]
-
-
-class FaultyCluster(Cluster):
-    """A cluster whose processes follow a plan; the test's own process does not."""
-
-    @property
-    def plan(self) -> Path:
-        """Where its processes look for the plan."""
-        assert self.settings.faults is not None
-        return self.settings.faults
-
-    def follow(self, schedule: Schedule | None) -> None:
-        """Make this the plan, of which nothing has fired yet."""
-        fired = self.plan.with_name(self.plan.name + ".fired")
-        self.plan.unlink(missing_ok=True)
-        for mark in fired.glob("*"):
-            mark.unlink()
-        if schedule is not None:
-            beside = self.plan.with_suffix(".new")
-            beside.write_text(json.dumps(schedule.plan), encoding="utf-8")
-            beside.rename(self.plan)
-
-    def has_met(self, schedule: Schedule) -> bool:
-        """Whether some process has met the fault."""
-        return (self.plan.with_name(self.plan.name + ".fired") / f"{schedule.point}={schedule.fault}").exists()
-
-
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
-    """A running Fanfold under a plan that is empty at first."""
-    assert not ray.is_initialized(), "run this file alone: make crash"
-    home = tmp_path_factory.mktemp("faulty")
-    settings = Settings(
-        data_dir=home,
-        ray_address="local",
-        http_port=free_port(),
-        dashboard_port=free_port(),
-        lease_ttl_s=3,
-        retry_delay_s=0.1,
-        poll_interval_s=0.2,
-        faults=home / "plan.json",
-    )
-    with running(settings) as service, Client(settings.http_url) as client:
-        yield FaultyCluster(service.blueprint, client)
+    """All of them."""
+    return [
+        Schedule(name, fault, way)
+        for name in POINTS
+        for way in OTHER_WAYS.get(name, (Way.PUBLISHED,))
+        for fault in FAULTS
+    ]
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[dict[Schedule, str]]:
-    """What became of each schedule; written to the report at the end."""
+    """What became of each schedule; written to the report at the end, if all of them ran."""
     found: dict[Schedule, str] = {}
     yield found
-    REPORT.write_text(_report(found), encoding="utf-8")
+    if found.keys() >= set(schedules()):
+        REPORT.write_text(_report(found), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(faulty: FaultyCluster, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The texts of the document's chunks when nothing happens to it."""
+    path = _document(tmp_path_factory.mktemp("undisturbed"))
+    return chunk_texts(faulty.stores, faulty.ingest(path).document_id)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("schedule", schedules(), ids=lambda schedule: f"{schedule.point}-{schedule.fault}")
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("schedule", schedules(), ids=lambda one: f"{one.point}-{one.way}-{one.fault}")
 def test_a_fault_anywhere_ends_exact(
-    faulty: FaultyCluster, outcomes: dict[Schedule, str], schedule: Schedule, tmp_path: Path
+    faulty: FaultyCluster,
+    outcomes: dict[Schedule, str],
+    undisturbed: list[str],
+    schedule: Schedule,
+    tmp_path: Path,
 ) -> None:
-    """Killed, refused or unanswered at this point: the job ends, the stores are exact, search shows each chunk once."""
+    """Killed, refused or unanswered at this point: every job ends, and the stores hold what they must and no more."""
     outcomes[schedule] = "VIOLATED"
-    path = tmp_path / "pilot.pdf"
-    bad = schedule.point in IN_A_FAILURE
-    path.write_bytes(encrypted_pdf() if bad else pdf_of([f"{PROSE * 4} {tmp_path}", SCAN]))
-    faulty.follow(schedule)
-    ended = _ingest(faulty, path)
-    if bad:
-        assert ended.state is JobState.FAILED
-        _until_collected(faulty, ended)
-        assert_nothing_left(faulty.stores, ended.document_id, ended.revision)
-    else:
-        assert ended.state is JobState.SUCCEEDED, ended.error
-        _until_collected(faulty, ended)
-        _assert_readable(faulty, ended)
-        assert_published_exactly(faulty.stores, ended)
-    assert [attempt.epoch for attempt in ended.attempts] == sorted({attempt.epoch for attempt in ended.attempts})
-    assert len(ended.attempts) <= faulty.settings.max_attempts
-    outcomes[schedule] = "exact" if faulty.has_met(schedule) else "not reached"
-    faulty.follow(None)
+    match schedule.way:
+        case Way.PUBLISHED:
+            detour = [DETOURS[schedule.point]] if schedule.point in DETOURS else []
+            faulty.follow([*detour, schedule.entry])
+            _assert_published(faulty, _ingested(faulty, schedule, _document(tmp_path)), undisturbed)
+        case Way.REFUSED:
+            faulty.follow([schedule.entry])
+            _assert_refused(faulty, _ingested(faulty, schedule, _document(tmp_path, encrypted_pdf())))
+        case Way.CANCELLED:
+            faulty.follow(TIME_TO_CANCEL)
+            _assert_published(faulty, _cancelled_and_retried(faulty, schedule, _document(tmp_path)), undisturbed)
+        case Way.DELETED:
+            faulty.follow([])
+            _assert_deleted(faulty, _published_and_deleted(faulty, schedule, _document(tmp_path)))
+    faulty.assert_recovered()
+    outcomes[schedule] = "exact" if faulty.has_met(schedule.entry) else "not reached"
+    faulty.follow([])
     assert outcomes[schedule] == "exact"
 
 
-def _ingest(faulty: FaultyCluster, path: Path) -> JobView:
-    """What a patient client does: send again until it is accepted, ask again until it has ended."""
-    give_up_at = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            job = faulty.client.job(faulty.client.submit(path).job_id, wait=2)
-            while not job.state.terminal:
-                assert time.monotonic() < give_up_at, f"the job has not ended: {job}"
-                job = faulty.client.job(job.job_id, wait=2)
-        except ServiceError:
-            assert time.monotonic() < give_up_at, "the service did not come back"
-            time.sleep(0.2)
-        else:
-            return job
+def _document(directory: Path, pdf: bytes | None = None) -> Path:
+    """A document of its own: the same text, other bytes."""
+    path = directory / "pilot.pdf"
+    path.write_bytes((pdf or pdf_of(PAGES)) + f"\n% {directory}\n".encode())
+    return path
 
 
-def _until_collected(faulty: FaultyCluster, job: JobView) -> None:
-    give_up_at = time.monotonic() + PATIENCE_S
-    while faulty.stores.jobs.job("default", job.job_id).open:
-        assert time.monotonic() < give_up_at, "the job was not collected"
-        time.sleep(0.1)
+def _ingested(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView:
+    """The document's job at its end. Looks are made when hinted at, so hints come where a look is to meet a fault."""
+    submitted = faulty.ask(lambda: faulty.client.submit(path))
+    hint = schedule.point == "jobs.look"
+    return faulty.ended(submitted.job_id, lambda: raise_flag(submitted.job_id) if hint else None)
 
 
-def _assert_readable(faulty: FaultyCluster, job: JobView) -> None:
-    """The published chunks, as readers get them, once the replica that met the fault is back."""
-    give_up_at = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            chunks = list(faulty.client.chunks(job.document_id))
-            hits = faulty.client.search("a pilot takes the wheel", limit=50, document_ids=[job.document_id])
-            listed = list(faulty.client.jobs(limit=5))
-        except ServiceError:
-            assert time.monotonic() < give_up_at, "the service did not come back"
-            time.sleep(0.2)
-        else:
-            break
+def _cancelled_and_retried(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView:
+    """Cancelled in the last moment, unless that came too late; a cancelled job left nothing, and its retry goes on."""
+    submitted = faulty.ask(lambda: faulty.client.submit(path))
+    until(lambda: faulty.ask(lambda: faulty.client.job(submitted.job_id)).progress.chunks_stored)
+    faulty.add([schedule.entry])
+    if faulty.unless_too_late(lambda: faulty.client.cancel(submitted.job_id)) is None:
+        return faulty.ended(submitted.job_id)
+    cancelled = faulty.ended(submitted.job_id)
+    assert cancelled.state is JobState.CANCELLED
+    faulty.assert_recovered()
+    retried = faulty.ask(lambda: faulty.client.retry(submitted.job_id))
+    assert retried.job_id != submitted.job_id
+    return faulty.ended(retried.job_id)
+
+
+def _published_and_deleted(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView:
+    """Deleted, and swept for the first time."""
+    job = faulty.ended(faulty.client.submit(path).job_id)
+    assert job.state is JobState.SUCCEEDED, job.error
+    faulty.assert_recovered()
+    faulty.add([schedule.entry])
+    faulty.ask(lambda: faulty.client.delete(job.document_id))
+    until(lambda: _is_swept(faulty, job))
+    return job
+
+
+def _is_swept(faulty: FaultyCluster, job: JobView) -> bool:
+    """Whether its next sweep is one that waits for late writes, so that the first has been."""
+    known = faulty.stores.jobs.job("default", job.job_id)
+    return not known.open and known.sweep_at is not None and known.sweep_at > faulty.stores.jobs.now()
+
+
+def _assert_published(faulty: FaultyCluster, job: JobView, undisturbed: list[str]) -> None:
+    """Exact in both stores, complete for readers, and word for word what it is when nothing happens."""
+    assert job.state is JobState.SUCCEEDED, job.error
+    assert len(job.attempts) <= MAX_ATTEMPTS
+    assert_published_exactly(faulty.stores, job)
+    chunks = faulty.ask(lambda: list(faulty.client.chunks(job.document_id)))
+    hits = faulty.ask(lambda: faulty.client.search("who takes the wheel", limit=50, document_ids=[job.document_id]))
+    listed = faulty.ask(lambda: list(faulty.client.jobs(limit=5)))
     manifest = ids.chunk_ids(job.document_id, job.revision, len(chunks))
     assert [chunk.chunk_id for chunk in chunks] == manifest
     assert sorted(hit.chunk_id for hit in hits) == sorted(manifest)
+    assert [chunk.text for chunk in chunks] == undisturbed
     assert job.job_id in {one.job_id for one in listed}
 
 
+def _assert_refused(faulty: FaultyCluster, job: JobView) -> None:
+    """Failed, and nothing is kept of what can never be read."""
+    assert job.state is JobState.FAILED
+    assert len(job.attempts) <= MAX_ATTEMPTS
+    faulty.assert_recovered()
+    assert_nothing_left(faulty.stores, job.document_id, job.revision)
+
+
+def _assert_deleted(faulty: FaultyCluster, job: JobView) -> None:
+    """No reader sees it, and nothing is left."""
+    assert_nothing_left(faulty.stores, job.document_id, job.revision)
+    with pytest.raises(ServiceError, match="no document"):
+        faulty.ask(lambda: faulty.client.document(job.document_id))
+
+
 def _report(outcomes: dict[Schedule, str]) -> str:
-    points = sorted({schedule.point for schedule in outcomes})
     ran = [outcome for outcome in outcomes.values() if outcome != "not reached"]
     lines = [
         "# Crash report",
         "",
-        "Written by `make crash`: each row is a fault point, each column a fault. One real run each, in a running",
-        "cluster: the process that meets the fault is killed with SIGKILL, refused, or not answered; then the document",
-        "goes on to its end, and the invariants are checked. *exact*: MongoDB's chunk ids = Qdrant's point ids = the",
-        "manifest, nothing is left over, and readers see every chunk once.",
+        "Written by `make crash`: each row is a fault point on a document's way, each column a fault. One real run",
+        "each, in a running cluster: the process that meets the fault is killed with SIGKILL, refused, or not",
+        "answered; then the document goes on to its end, and the invariants are checked, of every document so far.",
+        "",
+        "*published*: MongoDB's chunk ids = Qdrant's point ids = the manifest, every text is word for word that of an",
+        "undisturbed run, nothing is left over. *refused*: no row, no object. *cancelled*, when all rows are written:",
+        "no row, no checkpoint, and its retry is published. *deleted*: hidden at once, swept.",
         "",
         f"{len(ran)} schedules run, {ran.count('VIOLATED')} violations.",
         "",
-        "| point | " + " | ".join(FAULTS) + " |",
-        "|---|" + "---|" * len(FAULTS),
+        "| point | the document is | " + " | ".join(FAULTS) + " |",
+        "|---|---|" + "---|" * len(FAULTS),
     ]
-    for point in points:
-        cells = [outcomes.get(Schedule(point, fault), "-") for fault in FAULTS]
-        lines.append(f"| `{point}` | " + " | ".join(cells) + " |")
+    for point, way in dict.fromkeys((schedule.point, schedule.way) for schedule in schedules()):
+        cells = [outcomes.get(Schedule(point, fault, way), "-") for fault in FAULTS]
+        lines.append(f"| `{point}` | {way} | " + " | ".join(cells) + " |")
     lines += ["", "Elsewhere:", "", *(f"- `{point}` {why}" for point, why in NOT_HERE.items()), ""]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingest.model import JobState, PageFailure
-from tests.checks import assert_published_exactly
+from tests.checks import assert_invariants, assert_published_exactly
 from tests.clusters import Cluster
 from tests.pdfs import SCAN, endless_page, pdf_of
 
@@ -35,6 +35,7 @@ def test_7_a_page_that_never_returns_costs_itself_and_nothing_else(cluster: Clus
     assert "The first page." in texts
     assert "The fifth page." in texts
     assert_published_exactly(cluster.stores, job, complete=False)
+    assert_invariants(cluster.stores)
 
 
 @pytest.mark.slow

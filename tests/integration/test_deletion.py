@@ -10,7 +10,7 @@ from pymongo.database import Database
 from ingest import ids
 from ingest.collection import SWEEP_AGAIN
 from ingest.deletion import delete
-from ingest.errors import NotFound, TooManyFailedPages
+from ingest.errors import NotFound, StoreUnavailable, TooManyFailedPages
 from ingest.model import Job, JobState
 from ingest.submission import Upload
 from serve.search import search
@@ -134,6 +134,31 @@ async def test_a_deleted_document_that_is_sent_again_comes_back(bench: Bench, da
     assert bench.stores.jobs.reopen_due() == 0
     assert ended.state is JobState.SUCCEEDED
     bench.assert_published_exactly(ended)
+
+
+async def test_a_submit_after_a_delete_is_not_given_the_deleted_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had published and not yet ended when its document was deleted: the new submit waits for a job of its own."""
+    bench.submit()
+    held = bench.claim()
+    settle = held.settle
+    refused = []
+
+    def settle_after_delete(*args: Any, **kwargs: Any) -> None:
+        delete(bench.stores, TENANT, held.job.document_id)
+        with pytest.raises(StoreUnavailable) as refusal:
+            bench.submit()
+        refused.append(refusal)
+        settle(*args, **kwargs)
+
+    monkeypatch.setattr("ingest.submission.COLLECTION_WAIT_S", 0.2)
+    monkeypatch.setattr(held, "settle", settle_after_delete)
+    first = await bench.run(held)
+    assert len(refused) == 1
+    again = bench.submit()
+    assert (again.job_id != first.job_id, again.revision) == (True, 2)
+    bench.assert_published_exactly(await bench.run(bench.claim()))
 
 
 async def test_a_submit_during_the_sweep_waits_for_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
