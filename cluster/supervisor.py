@@ -39,7 +39,7 @@ STOP_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 5.0
 SLOTS_PER_CPU = 2  # one page runs, the next is at hand
 STORE_THREADS = 64  # calls that a silent store blocks must not stop those to the others
-CANCEL_PLACES = 4  # for jobs that only have to be rolled back, beside FANFOLD_MAX_RUNNING_JOBS
+CANCEL_PLACES = 16  # for jobs that only have to be rolled back, beside FANFOLD_MAX_RUNNING_JOBS
 LISTEN_AGAIN_S = 1.0
 SWEEP_INTERVAL_S = 2.0
 log = get_logger()
@@ -56,6 +56,7 @@ class Supervisor:
         self._pipelines: dict[str, Pipeline] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()  # a place is free, a cancel was asked for, or it is time to stop
+        self._cancels_wait = True  # jobs that shall be cancelled may wait to be claimed
         self._stopping = False
 
     async def run(self) -> None:
@@ -66,32 +67,40 @@ class Supervisor:
         log.info("supervisor started", holder=self._holder)
         while not self._stopping:
             self._wake.clear()
-            held = await self._claim()
-            if held is not None:
+            claimed = await self._claim()
+            for held in claimed:
                 self._begin(held, engine)
-            else:
+            if not claimed:
                 await _until(self._wake, self._blueprint.settings.poll_interval_s)
                 scheduler.resize(SLOTS_PER_CPU * cluster_cpus())  # nodes come and go
         for task in [*helpers, *self._running]:
             task.cancel()
         await asyncio.gather(*helpers, *self._running, return_exceptions=True)
 
+    def _look_for_cancelled(self) -> None:
+        self._cancels_wait = True
+        self._wake.set()
+
     def stop(self) -> None:
         """Take no more jobs, and give back those that run."""
         self._stopping = True
         self._wake.set()
 
-    async def _claim(self) -> HeldJob | None:
-        """The next job. Where every place is taken, a few jobs that shall be cancelled still find one."""
-        places = self._blueprint.settings.max_running_jobs
-        full = len(self._running) >= places
-        if len(self._running) >= places + CANCEL_PLACES:
-            return None
+    async def _claim(self) -> list[HeldJob]:
+        """The jobs to begin next: those that shall be cancelled, many at a time, before one to be worked on."""
+        jobs, free = self._stores.jobs, self._blueprint.settings.max_running_jobs - len(self._running)
         try:
-            return await asyncio.to_thread(self._stores.jobs.claim, self._holder, cancelled_only=full)
+            if self._cancels_wait and free + CANCEL_PLACES > 0:
+                self._cancels_wait = False
+                held = await asyncio.to_thread(jobs.claim_cancelled, self._holder, limit=free + CANCEL_PLACES)
+                self._cancels_wait = self._cancels_wait or bool(held)
+                if held:
+                    return held
+            one = await asyncio.to_thread(jobs.claim, self._holder) if free > 0 else None
         except StoreUnavailable as error:
             log.warning("cannot claim", error=error.message)
-            return None
+            return []
+        return [] if one is None else [one]
 
     def _begin(self, held: HeldJob, engine: RayEngine) -> None:
         task = asyncio.create_task(self._work(held, engine))
@@ -114,7 +123,7 @@ class Supervisor:
                 continue
             for job_id in self._pipelines.keys() & set(job_ids):
                 self._pipelines[job_id].hint()
-            self._wake.set()
+            self._look_for_cancelled()
 
     def _notify(self) -> Iterator[asyncio.Task[None]]:
         """Tell the webhook, if there is one, of every job that has ended."""
@@ -127,10 +136,10 @@ class Supervisor:
         """Now and then, open the jobs whose leftovers are due, so that they are claimed and collected."""
         while True:
             try:
-                if await asyncio.to_thread(self._stores.jobs.reopen_due):
-                    self._wake.set()
+                await asyncio.to_thread(self._stores.jobs.reopen_due)
             except StoreUnavailable as error:
                 log.warning("cannot look for sweeps", error=error.message)
+            self._look_for_cancelled()  # of those whose hint was lost
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _work(self, held: HeldJob, engine: RayEngine) -> None:

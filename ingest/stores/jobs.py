@@ -208,28 +208,36 @@ class JobStore:
             self._jobs.update_one({"_id": job_id}, {"$set": {"notify_at": None}})
 
     @fault_point("jobs.claim")
-    def claim(self, holder: str, *, cancelled_only: bool = False) -> HeldJob | None:
+    def claim(self, holder: str) -> HeldJob | None:
         """Take the job that has waited longest: a queued one, or one whose holder's lease has run out.
 
         Exactly one claimer gets it; None when nothing is claimable. A settled job that is not collected yet is
-        claimable too, and keeps its terminal state. `cancelled_only` takes only jobs that shall be cancelled.
+        claimable too, and keeps its terminal state.
         """
+        return next(iter(self._claim({}, holder, limit=1)), None)
+
+    @fault_point("jobs.claim_cancelled")
+    def claim_cancelled(self, holder: str, *, limit: int) -> list[HeldJob]:
+        """Take jobs that shall be cancelled, so many at the most, each as `claim` would."""
+        return self._claim({"cancel_requested_at": {"$ne": None}}, holder, limit=limit)
+
+    def _claim(self, condition: Mapping[str, Any], holder: str, *, limit: int) -> list[HeldJob]:
         claimed_at = time.monotonic()
         now = self.now()
         claimable = [
             {"state": JobState.QUEUED, "available_at": {"$lte": now}},
             {"state": {"$ne": JobState.QUEUED}, "lease.expires_at": {"$lte": now}},
         ]
+        held: list[HeldJob] = []
         with mongo_errors():
-            wanted = {"open": True, "$or": claimable} | (
-                {"cancel_requested_at": {"$ne": None}} if cancelled_only else {}
-            )
-            candidates = self._jobs.find(wanted).sort("available_at", ASCENDING)
-            for candidate in candidates.limit(CLAIM_CANDIDATES):
+            candidates = self._jobs.find({"open": True, "$or": claimable, **condition}).sort("available_at", ASCENDING)
+            for candidate in candidates.limit(max(limit, CLAIM_CANDIDATES)):
                 claimed = self._claim_one(Job.model_validate(candidate), holder, now)
                 if claimed is not None:
-                    return HeldJob(self, claimed, claimed_at=claimed_at)
-        return None
+                    held.append(HeldJob(self, claimed, claimed_at=claimed_at))
+                if len(held) == limit:
+                    break
+        return held
 
     def _claim_one(self, seen: Job, holder: str, now: datetime) -> Job | None:
         epoch = seen.lease.epoch + 1

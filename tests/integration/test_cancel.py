@@ -15,6 +15,7 @@ from ingest.pipeline import Pipeline
 from tests.builders import at_once
 from tests.conftest import PIPELINE
 from tests.integration.bench import Bench, failing
+from tests.integration.queue import insert
 
 DatabaseOf = Database[dict[str, Any]]
 
@@ -87,14 +88,17 @@ async def test_a_queued_job_is_cancelled_by_whoever_claims_it_also_when_it_waits
     assert ended.state is JobState.CANCELLED
 
 
-async def test_a_supervisor_without_a_free_place_takes_cancelled_jobs_only(bench: Bench) -> None:
-    """Cancelling does not wait for work: `cancelled_only` passes over every other job."""
+async def test_cancelled_jobs_are_claimed_beside_the_others(bench: Bench) -> None:
+    """Cancelling does not wait for work: `claim_cancelled` passes over every other job, and takes many at a time."""
     job = bench.submit()
-    assert bench.stores.jobs.claim("busy", cancelled_only=True) is None
-    bench.stores.jobs.request_cancel(job.job_id)
-    held = bench.stores.jobs.claim("busy", cancelled_only=True)
-    assert held is not None
-    assert held.job.job_id == job.job_id
+    assert bench.stores.jobs.claim_cancelled("busy", limit=9) == []
+    others = [insert(bench.stores.jobs, f"other {number}") for number in range(4)]
+    for asked in (job, *others[:3]):
+        bench.stores.jobs.request_cancel(asked.job_id)
+    first = bench.stores.jobs.claim_cancelled("busy", limit=3)
+    second = bench.stores.jobs.claim_cancelled("busy", limit=3)
+    assert [len(first), len(second)] == [3, 1]
+    assert {held.job.job_id for held in first + second} == {job.job_id, *(other.job_id for other in others[:3])}
 
 
 async def test_a_job_whose_supervisor_is_dead_is_cancelled_after_its_lease(bench: Bench, database: DatabaseOf) -> None:
