@@ -56,18 +56,17 @@ def submit(stores: Stores, upload: Upload, *, tenant: str, pipeline: PipelineSpe
     document_id = ids.document_id(tenant, upload.sha256)
     existing = _job_that_serves(stores, tenant, document_id, pipeline)
     if existing is not None:
-        if not existing.state.terminal:
-            _put_source(stores, document_id, upload)  # whoever submitted it may have died before this
+        if not existing.state.terminal and _put_source(stores, document_id, upload):  # its submitter may have died
+            _sweep_late_source(stores, existing)
         return Submission(existing, created=False)
     _put_source(stores, document_id, upload)
     stores.catalog.register(_document(upload, tenant, document_id))
     wanted = _Wanted(tenant, document_id, pipeline, upload.filename)
     submission = _open_job(stores, wanted, lambda: _job_that_serves(stores, tenant, document_id, pipeline))
+    if _put_source(stores, document_id, upload) or not submission.created:
+        _sweep_late_source(stores, submission.job)
     if submission.created:
-        _put_source(stores, document_id, upload)
         stores.catalog.advance(document_id, submission.job.revision)
-    elif submission.job.state is JobState.SUCCEEDED:  # meanwhile: the source that was just put is nobody's
-        stores.jobs.request_sweep(submission.job.job_id)
     return submission
 
 
@@ -104,10 +103,18 @@ def _refuse_pointless_retry(stores: Stores, job: Job) -> None:
         raise Conflict("The uploaded file is not kept any more. Send it again.")
 
 
-def _put_source(stores: Stores, document_id: str, upload: Upload) -> None:
+def _put_source(stores: Stores, document_id: str, upload: Upload) -> bool:
+    """Put the source where it is missing; whether it was."""
     key = ids.source_key(document_id)
-    if not stores.objects.exists(key):
-        stores.objects.put_file(key, upload.path)
+    return not stores.objects.exists(key) and stores.objects.put_file(key, upload.path)
+
+
+def _sweep_late_source(stores: Stores, job: Job) -> None:
+    """A source that was put when its job was done with it already is nobody's, unless a retry may still want it."""
+    now = stores.jobs.job(job.tenant, job.job_id)
+    swept_later = now.retryable and not now.sweep_due and (now.open or now.sweep_at is not None)
+    if now.state.terminal and not swept_later:
+        stores.jobs.request_sweep(job.job_id)
 
 
 @dataclass(frozen=True, slots=True)
