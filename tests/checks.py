@@ -101,9 +101,16 @@ def assert_nothing_left(stores: Stores, document_id: str, revision: int) -> None
 
 def _until_closed(stores: Stores, meant: Callable[[Job], bool]) -> None:
     give_up_at = time.monotonic() + COLLECTION_PATIENCE_S
-    while still_open := [job for job in stores.jobs.open_jobs() if meant(job)]:
+    while still_open := [job for job in _at_work(stores) if meant(job)]:
         assert time.monotonic() < give_up_at, f"not ended, or not collected: {still_open}"
         time.sleep(0.1)
+
+
+def _at_work(stores: Stores) -> Iterator[Job]:
+    """The jobs that hold their document, and those that are about to, because a sweep of theirs is due."""
+    yield from stores.jobs.open_jobs()
+    now = stores.jobs.now()
+    yield from (job for job in stores.jobs.find("default", limit=EVERY_JOB) if job.sweep_at and job.sweep_at <= now)
 
 
 def _assert_went_on(before: Job, now: Job) -> None:
