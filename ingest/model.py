@@ -7,6 +7,7 @@ between stages are frozen dataclasses.
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -332,6 +333,7 @@ class Document(Record):
     chunk_count: int = 0
     deleted_at: AwareDatetime | None = None
     created_at: AwareDatetime
+    metadata: dict[str, Any] = Field(default_factory=dict)  # what its submitter says of it, see `ingest.metadata`
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 

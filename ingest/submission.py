@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ingest import ids
 from ingest.errors import Conflict, EmptyFile, NotAPdf, StoreUnavailable
+from ingest.metadata import Metadata
 from ingest.model import Document, Job, JobState, PipelineSpec
 from ingest.stores import Stores
 
@@ -27,6 +28,7 @@ class Upload:
     filename: str
     sha256: str
     size_bytes: int
+    metadata: Metadata | None = None  # None leaves what is known about the document as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,13 @@ def submit(stores: Stores, upload: Upload, *, tenant: str, pipeline: PipelineSpe
     document_id = ids.document_id(tenant, upload.sha256)
     existing = _job_that_serves(stores, tenant, document_id, pipeline)
     if existing is not None:
+        _describe(stores, document_id, upload)
         if not existing.state.terminal and _put_source(stores, document_id, upload):  # its submitter may have died
             _sweep_late_source(stores, existing)
         return Submission(existing, created=False)
     _put_source(stores, document_id, upload)
     stores.catalog.register(_document(upload, tenant, document_id))
+    _describe(stores, document_id, upload)
     wanted = _Wanted(tenant, document_id, pipeline, upload.filename)
     submission = _open_job(stores, wanted, lambda: _job_that_serves(stores, tenant, document_id, pipeline))
     if _put_source(stores, document_id, upload) or not submission.created:
@@ -101,6 +105,11 @@ def _refuse_pointless_retry(stores: Stores, job: Job) -> None:
         raise Conflict(f"The same bytes would fail in the same way.{reason}")
     if not stores.objects.exists(ids.source_key(job.document_id)):
         raise Conflict("The uploaded file is not kept any more. Send it again.")
+
+
+def _describe(stores: Stores, document_id: str, upload: Upload) -> None:
+    if upload.metadata is not None:
+        stores.catalog.describe(document_id, upload.metadata)
 
 
 def _put_source(stores: Stores, document_id: str, upload: Upload) -> bool:

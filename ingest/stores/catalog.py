@@ -12,6 +12,7 @@ from pymongo.errors import DuplicateKeyError
 from ingest import ids
 from ingest.errors import NotFound
 from ingest.faults import fault_point
+from ingest.metadata import Metadata
 from ingest.model import Chunk, Document, Revision, StoredChunk
 from ingest.stores.mongo import mongo_errors
 
@@ -41,6 +42,12 @@ class Catalog:
                 self._documents.update_one({"_id": document.document_id}, {"$setOnInsert": fresh}, upsert=True)
             self._documents.update_one({"_id": document.document_id, "deleted_at": {"$ne": None}}, {"$set": revived})
         return self.document(document.tenant, document.document_id)
+
+    @fault_point("catalog.describe")
+    def describe(self, document_id: str, metadata: Metadata) -> None:
+        """Replace what is said about the document, unless it is deleted."""
+        with mongo_errors():
+            self._documents.update_one({"_id": document_id, "deleted_at": None}, {"$set": {"metadata": metadata}})
 
     @fault_point("catalog.document")
     def document(self, tenant: str, document_id: str) -> Document:
@@ -84,7 +91,7 @@ class Catalog:
 
         Marking it again changes nothing. Raises `NotFound` when there never was one.
         """
-        gone = {"deleted_at": deleted_at, "published_revision": None, "chunk_count": 0}
+        gone: dict[str, Any] = {"deleted_at": deleted_at, "published_revision": None, "chunk_count": 0, "metadata": {}}
         with mongo_errors():
             self._documents.update_one({"_id": document_id, "tenant": tenant, "deleted_at": None}, {"$set": gone})
             found = self._documents.find_one({"_id": document_id, "tenant": tenant})

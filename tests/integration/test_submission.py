@@ -1,11 +1,14 @@
 """Submit: "accepted" means that source and job are durable, and the same bytes never get two of either."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from ingest import ids
 from ingest.errors import EmptyFile, InputError, NotAPdf, StoreUnavailable
+from ingest.metadata import Metadata
 from ingest.model import Job, JobState, PipelineSpec
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
@@ -251,3 +254,26 @@ def test_a_submit_that_comes_second_leaves_no_orphan(
     assert stores.jobs.reopen_due() == 1
     collect_and_close(stores, claim(stores))
     assert stores.objects.keys("sources/") == []
+
+
+def test_metadata_stays_with_the_document_and_can_be_replaced(stores: Stores, upload: Upload) -> None:
+    """Said at submit, kept with the document; sent again with other metadata it is replaced, without it is not."""
+
+    def say(metadata: Metadata | None) -> Metadata:
+        sent = send(stores, replace(upload, metadata=metadata))
+        return stores.catalog.document(TENANT, sent.job.document_id).metadata
+
+    assert say(None) == {}
+    assert say({"author": {"name": "Ann"}, "year": 2024}) == {"author": {"name": "Ann"}, "year": 2024}
+    assert say(None) == {"author": {"name": "Ann"}, "year": 2024}
+    assert say({"year": 2025}) == {"year": 2025}
+
+
+def test_a_deleted_document_keeps_no_metadata(stores: Stores, upload: Upload) -> None:
+    """What was said about it goes with it, and does not come back when the same bytes are sent again."""
+    job = send(stores, replace(upload, metadata={"secret": "yes"})).job
+    stores.catalog.tombstone(TENANT, job.document_id, deleted_at=datetime.now(UTC))
+    stores.catalog.describe(job.document_id, {"late": True})
+    gone = stores.catalog.known(job.document_id)
+    assert gone is not None
+    assert gone.metadata == {}
