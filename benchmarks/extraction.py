@@ -24,6 +24,7 @@ from ingest.stores import Stores, mongo
 from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore
+from ingest.stores.receipts import ReceiptStore
 from ingest.stores.vectors import VectorStore
 from samples.pages import page_texts
 
@@ -65,6 +66,7 @@ def _inspect(book: bytes, home: Path) -> None:
         catalog=Catalog(database),
         vectors=VectorStore(QdrantClient(":memory:"), "unused"),
         objects=DirectoryStore(home / "objects"),
+        receipts=ReceiptStore(database),
     )
     stores.objects.put(ids.source_key("book"), book)
     *_, _ = Activities(stores, settings).inspect(Revision("default", "book", 1, pipeline_of(settings)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ingest.metadata import Metadata
 from ingest.model import JobState
 from ingest.settings import Settings
 from serve.client import Client, ServiceError
@@ -38,6 +39,12 @@ class Outcome:
 OnChange = Callable[[Path, JobView], None]
 
 
+def connect(settings: Settings) -> Client:
+    """The client of this machine's service, with the key that the settings name."""
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    return Client(settings.http_url, api_key=key)
+
+
 def find_pdfs(paths: Sequence[Path]) -> Iterator[Path]:
     """The files named, and every `*.pdf` below the directories named, in order. Raises `FileNotFoundError`."""
     for path in paths:
@@ -50,7 +57,12 @@ def find_pdfs(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def ingest(
-    client: Client, paths: Iterator[Path], *, follow: bool, on_change: OnChange = lambda _path, _job: None
+    client: Client,
+    paths: Iterator[Path],
+    *,
+    follow: bool,
+    metadata: Metadata | None = None,
+    on_change: OnChange = lambda _path, _job: None,
 ) -> Iterator[Outcome]:
     """Submit every file and yield each outcome as it is known; with `follow`, that is when its job has ended."""
     with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ingest") as pool:
@@ -59,15 +71,15 @@ def ingest(
             if len(running) >= IN_FLIGHT:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-            running.add(pool.submit(_ingest_one, client, path, follow, on_change))
+            running.add(pool.submit(_ingest_one, client, path, follow, metadata, on_change))
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
 
 
-def _ingest_one(client: Client, path: Path, follow: bool, on_change: OnChange) -> Outcome:
+def _ingest_one(client: Client, path: Path, follow: bool, metadata: Metadata | None, on_change: OnChange) -> Outcome:
     try:
-        job = client.job(client.submit(path).job_id)
+        job = client.job(client.submit(path, metadata=metadata).job_id)
         on_change(path, job)
         while follow and not job.state.terminal:
             job = client.job(job.job_id, wait=WAIT_S)
@@ -95,7 +107,7 @@ def each(names: Sequence[str], call: Callable[[str], View]) -> Iterator[tuple[st
 def main(arguments: Sequence[str]) -> int:
     """Ingest the paths named; one line a file on standard output; 1 if any failed."""
     failed = False
-    with Client(Settings().http_url) as client:
+    with connect(Settings()) as client:
         for outcome in ingest(client, find_pdfs([Path(argument) for argument in arguments]), follow=True):
             state = "refused" if outcome.job is None else outcome.job.state
             sys.stdout.write(f"{state}\t{outcome.path}\t{outcome.error or ''}\n")

@@ -17,9 +17,11 @@ from rich.progress import Progress, TaskID
 
 from cluster import batch, display
 from cluster.instance import adopt_ray_auth, only_instance, stop_instance, tell_addresses
+from ingest.apikeys import ApiKey, digest, new_key
 from ingest.errors import FanfoldError
 from ingest.findings import Finding
-from ingest.model import JobState
+from ingest.metadata import parse_metadata
+from ingest.model import DEFAULT_TENANT, JobState
 from ingest.settings import Settings
 from serve.client import Client, ServiceError
 from serve.schemas import JobView
@@ -70,14 +72,16 @@ def down() -> None:
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="PDF files, or directories to search for them.")],
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the jobs to their end.")] = True,
+    metadata: Annotated[str | None, typer.Option(help="What to say about them: a JSON object.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ingest PDFs. Run it again to resume: what is done is not repeated. Exits with 1 if any document failed."""
+    said = None if metadata is None else parse_metadata(metadata)
     with _client() as client, display.bars(err, hidden=as_json) as bars:
         shown: dict[Path, TaskID] = {}
         outcomes = []
         found = batch.find_pdfs(paths)
-        for outcome in batch.ingest(client, found, follow=wait, on_change=_bar_mover(bars, shown)):
+        for outcome in batch.ingest(client, found, follow=wait, metadata=said, on_change=_bar_mover(bars, shown)):
             outcomes.append(outcome)
             display.finish_bar(bars, shown.get(outcome.path), outcome)
     if as_json:
@@ -105,6 +109,28 @@ def job(job_id: str, as_json: AsJson = False) -> None:
     with _client() as client:
         found = client.job(job_id)
     _print_json(found) if as_json else out.print(display.job_details(found))
+
+
+@app.command()
+def documents(
+    limit: Annotated[int, typer.Option(min=1, help="Most documents to list.")] = 20, as_json: AsJson = False
+) -> None:
+    """List documents, newest first."""
+    with _client() as client:
+        found = list(client.documents(limit=limit))
+    _print_json(found) if as_json else out.print(display.document_table(found))
+
+
+@app.command()
+def key(
+    tenant: Annotated[str, typer.Argument(help="Whose documents the key opens.")] = DEFAULT_TENANT,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key: the key for the caller, and the entry for the service's FANFOLD_API_KEYS."""
+    made = new_key()
+    entry = ApiKey.parse(f"{tenant}:{digest(made)}")
+    shown = {"api_key": made, "entry": str(entry)}
+    _print_json(shown) if as_json else out.print(display.made_key(**shown), soft_wrap=True)
 
 
 @app.command()
@@ -136,9 +162,7 @@ def retry(job_ids: Annotated[list[str], typer.Argument(help="Jobs that ended.")]
 
 @app.command()
 def delete(
-    document_ids: Annotated[
-        list[str], typer.Argument(help="Documents, see the output of jobs and search with --json.")
-    ],
+    document_ids: Annotated[list[str], typer.Argument(help="Documents, see: fanfold documents")],
     as_json: AsJson = False,
 ) -> None:
     """Delete documents with everything that was made of them: hidden at once, removed within seconds."""
@@ -183,7 +207,7 @@ def fsck(
 
 @contextmanager
 def _client() -> Iterator[Client]:
-    with Client(Settings().http_url) as client:
+    with batch.connect(Settings()) as client:
         yield client
 
 
@@ -230,11 +254,11 @@ def _finding_json(finding: Finding, repaired: bool) -> dict[str, Any]:
     }
 
 
-def _print_json(value: BaseModel | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:
+def _print_json(value: BaseModel | dict[str, str] | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:
     def plain(item: Any) -> Any:
         return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
 
-    shown = plain(value) if isinstance(value, BaseModel) else [plain(item) for item in value]
+    shown = plain(value) if isinstance(value, BaseModel | dict) else [plain(item) for item in value]
     sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
 
 

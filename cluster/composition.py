@@ -16,6 +16,7 @@ from ingest.activities import Activities
 from ingest.errors import ConfigurationError, StoreError
 from ingest.fingerprints import pipeline_of
 from ingest.model import PipelineSpec
+from ingest.references import References
 from ingest.settings import Settings
 from ingest.stages.embedding import embedding_dimension, max_tokens
 from ingest.stages.models import embedding_model_path
@@ -24,12 +25,13 @@ from ingest.stores.catalog import Catalog
 from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore, S3Store, open_object_store
+from ingest.stores.receipts import ReceiptStore
 from ingest.stores.vectors import COLLECTION_PREFIX, QdrantApi, VectorStore, collection_name
 from ingest.telemetry import configure_logging
 
 QDRANT_TIMEOUT_S = 30
-STORE_CLASSES = (JobStore, HeldJob, Catalog, VectorStore, DirectoryStore, S3Store)
-ARMED_CLASSES = (*STORE_CLASSES, Activities)
+STORE_CLASSES = (JobStore, HeldJob, Catalog, ReceiptStore, VectorStore, DirectoryStore, S3Store)
+ARMED_CLASSES = (*STORE_CLASSES, Activities, References)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def open_stores(settings: Settings, qdrant: QdrantApi, collection: str) -> Store
         catalog=Catalog(database),
         vectors=VectorStore(qdrant, collection),
         objects=open_object_store(settings.object_store_url, s3_endpoint_url=settings.s3_endpoint_url),
+        receipts=ReceiptStore(database),
     )
 
 
@@ -100,6 +103,7 @@ def prepare(blueprint: Blueprint) -> None:
     stores = connect(blueprint)
     stores.jobs.prepare()
     stores.catalog.prepare()
+    stores.receipts.prepare()
     stores.vectors.prepare(blueprint.dimension)
 
 

@@ -19,7 +19,7 @@ from ingest.findings import Finding
 from ingest.model import JobState, Stage
 from ingest.settings import Settings
 from serve.client import ServiceError
-from serve.schemas import Hit, JobView, SubmitView
+from serve.schemas import DocumentView, Hit, JobView, SubmitView
 
 STATE_STYLE = {
     JobState.QUEUED: "dim",
@@ -32,6 +32,7 @@ STATE_STYLE = {
 }
 SNIPPET_CHARACTERS = 320
 JOB_ID_CHARACTERS = 36
+DOCUMENT_ID_CHARACTERS = 32
 FILENAME_CHARACTERS = 28
 
 
@@ -144,6 +145,34 @@ def job_details(job: JobView) -> RenderableType:
             pages.add_row(str(page.page_number), page.reason, escape(page.message))
         parts += [Text(), pages]
     return Group(*parts)
+
+
+def document_table(documents: Sequence[DocumentView]) -> RenderableType:
+    """One row a document."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("DOCUMENT", min_width=DOCUMENT_ID_CHARACTERS)
+    table.add_column("FILE", max_width=FILENAME_CHARACTERS, no_wrap=True, overflow="ellipsis")
+    for column in ("PAGES", "CHUNKS", "AGE"):
+        table.add_column(column, no_wrap=True, justify="right")
+    for document in documents:
+        table.add_row(
+            document.document_id,
+            escape(document.filename),
+            "" if document.page_count is None else str(document.page_count),
+            str(document.chunk_count) if document.published_revision is not None else "[dim]not published[/]",
+            _age(document.created_at),
+        )
+    return table if documents else Text("No documents.", style="dim")
+
+
+def made_key(api_key: str, entry: str) -> RenderableType:
+    """A new key, and what to do with it; the lines that are copied are not broken."""
+    return Group(
+        Text("The key, for the caller. It is shown once:", style="dim"),
+        Text(f"export FANFOLD_API_KEY={api_key}"),
+        Text("Its entry, for the service; several are parted by commas:", style="dim"),
+        Text(f"export FANFOLD_API_KEYS={entry}"),
+    )
 
 
 def hits(found: Sequence[Hit]) -> RenderableType:

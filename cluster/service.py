@@ -23,13 +23,16 @@ from cluster.flags import raise_flag, start_flags, stop_flags
 from cluster.instance import Addresses
 from cluster.ports import free_port, is_free
 from cluster.supervisor import probe_supervisor, refuse_second_supervisor, start_supervisor, stop_supervisor
+from cluster.views import RayPageViewer
 from ingest.errors import ConfigurationError
+from ingest.references import References
 from ingest.settings import Settings
 from ingest.telemetry import get_logger
+from serve.admission import Admission
 from serve.app import APP_NAME, EmbedQuery, application
-from serve.routes import Service
+from serve.guard import LOOPBACK
+from serve.service import Service
 
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 OBJECT_STORE_BYTES = 256 * 1024**2  # Ray's own; Fanfold moves keys through it, not data
 IDLE_WORKERS_PER_CPU = 4  # OCR models take seconds to load: keep their processes
 READY_TIMEOUT_S = 120.0
@@ -99,6 +102,9 @@ def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
         stores=stores,
         pipeline=blueprint.pipeline,
         settings=blueprint.settings,
+        admission=Admission(blueprint.settings, stores.jobs.count_waiting),
+        references=References(blueprint.settings.source_urls, s3_endpoint_url=blueprint.settings.s3_endpoint_url),
+        viewer=RayPageViewer(blueprint),
         embed_query=embed_query,
         hint_cancel=raise_flag,
         probes={
@@ -111,10 +117,10 @@ def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
 
 
 def _refuse_open_address(settings: Settings) -> None:
-    if settings.http_host not in LOOPBACK:
+    if settings.http_host not in LOOPBACK and not settings.api_keys:
         raise ConfigurationError(
-            f"FANFOLD_HTTP_HOST={settings.http_host} would let everybody on the network in. Fanfold listens on "
-            "127.0.0.1; put a proxy that checks who calls in front of it."
+            f"FANFOLD_HTTP_HOST={settings.http_host} would let everybody on the network in. Make a key with `fanfold "
+            "key TENANT` and set FANFOLD_API_KEYS, or stay on 127.0.0.1."
         )
 
 

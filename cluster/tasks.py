@@ -17,6 +17,7 @@ from cluster.work import Started
 from ingest.errors import OutOfMemory
 from ingest.model import ChunkPlan, Inspection, Revision
 from ingest.settings import INSPECT_START_FACTOR, Settings
+from ingest.stages.marks import Mark
 
 OCR_ENV = {"env_vars": {"OMP_NUM_THREADS": "1", "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"}}
 RECYCLE_AFTER_PAGES = 500  # what native code leaks goes with its process; loading the models again costs seconds
@@ -96,6 +97,23 @@ def store(blueprint: Blueprint, revision: Revision, batch: int) -> Iterator[Star
     with watchdog(blueprint.settings.stage_timeout_s):
         yield Started.here()
         activities(blueprint).store(revision, batch)
+
+
+@ray.remote(num_cpus=0, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
+def page_image(blueprint: Blueprint, document_id: str, page_number: int) -> Iterator[Started | bytes]:
+    """A page of a kept PDF as a PNG."""
+    with limits(blueprint.settings):
+        yield Started.here()
+        yield activities(blueprint).page_image(document_id, page_number)
+
+
+@ray.remote(num_cpus=0, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
+def page_marks(blueprint: Blueprint, document_id: str, page_number: int, text: str) -> Iterator[Started | list[Mark]]:
+    """Where on a page of a kept PDF the text lies."""
+    activities(blueprint).load_ocr()
+    with limits(blueprint.settings):
+        yield Started.here()
+        yield activities(blueprint).page_marks(document_id, page_number, text)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)

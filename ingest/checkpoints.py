@@ -72,17 +72,22 @@ class Checkpoints:
 
     def inspection(self) -> Inspection | None:
         """The committed inspection, without its text; None when there is none yet."""
-        if not self._objects.exists(self.inspection_key):
+        pages = self.routes()
+        if not pages:
             return None
+        return Inspection(
+            page_count=len(pages),
+            ocr_pages=tuple(page.page_number for page in pages if page.route is Route.OCR),
+            unreadable_pages=tuple((page.page_number, page.reason) for page in pages if page.route is Route.UNREADABLE),
+        )
+
+    def routes(self) -> list[Page]:
+        """Every page as the inspection routed it, without its text; none when there is no inspection yet."""
+        if not self._objects.exists(self.inspection_key):
+            return []
         with self._objects.open(self.inspection_key) as file:
             rows = pq.read_table(file, columns=["page_number", "route", "reason"], use_threads=False).to_pylist()
-        return Inspection(
-            page_count=len(rows),
-            ocr_pages=tuple(row["page_number"] for row in rows if row["route"] == Route.OCR),
-            unreadable_pages=tuple(
-                (row["page_number"], row["reason"]) for row in rows if row["route"] == Route.UNREADABLE
-            ),
-        )
+        return [Page(row["page_number"], Route(row["route"]), "", row["reason"]) for row in rows]
 
     def write_inspection(self, pages: Sequence[Page]) -> None:
         """Commit every page's route, and the text of those that need no OCR."""

@@ -29,6 +29,8 @@
     │   └── AttemptsExhausted        too many attempts without progress
     ├── NotFound                     no such job or document for this tenant
     ├── Conflict                     the thing is in a state that does not allow it
+    ├── ReferenceNotAllowed          a document shall be fetched from where no setting allows it
+    ├── IdempotencyKeyReused         the key of a request came with another request before
     └── ConfigurationError           a setting or the installation is wrong
 
 Each takes one positional message and keyword-only details with defaults, so that `pickle` (and with it Ray)
@@ -201,6 +203,18 @@ class Conflict(FanfoldError):
 
     category = Category.CONFLICT
     retryable = True
+
+
+class ReferenceNotAllowed(FanfoldError):
+    """A document shall be fetched from where FANFOLD_SOURCE_URLS, or the store itself, does not allow it."""
+
+    category = Category.CONFIGURATION
+
+
+class IdempotencyKeyReused(FanfoldError):
+    """The key came with other bytes before: the same request is not what was meant."""
+
+    category = Category.CONFLICT
 
 
 class ConfigurationError(FanfoldError):

@@ -40,6 +40,11 @@ def parse_metadata(text: str) -> Metadata:
     return value
 
 
+def check_metadata(value: Metadata) -> Metadata:
+    """An object that has been parsed already, by the same rules. Raises `BadMetadata`."""
+    return parse_metadata(json.dumps(value))
+
+
 def _check(value: object, *, depth: int) -> None:
     if depth > MAX_METADATA_DEPTH:
         raise BadMetadata(f"The metadata is nested deeper than {MAX_METADATA_DEPTH} levels.")

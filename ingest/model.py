@@ -338,6 +338,16 @@ class Document(Record):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
+class Receipt(Record):
+    """Which job a submit with an idempotency key was given."""
+
+    receipt_id: str = Field(alias="_id")
+    sha256: str  # of the bytes that came with the key
+    job_id: str | None = None  # None while the submit is under way, or when it was refused
+    created: bool = False
+    created_at: AwareDatetime
+
+
 class StoredChunk(Record):
     """A chunk as MongoDB holds it."""
 

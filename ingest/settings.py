@@ -3,13 +3,19 @@
 Environment variables carry the prefix `FANFOLD_`: `FANFOLD_HTTP_PORT=9000 fanfold up`.
 """
 
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ingest.apikeys import ApiKey
+from ingest.errors import ConfigurationError
+
+ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not listened on
 INSPECT_START_FACTOR = 4  # opening and repairing a broken PDF may take longer than reading one of its pages
+_BUCKET_URL = re.compile(r"s3://[a-z0-9{][a-z0-9.{}-]*(/[^?#]*)?")
 
 
 class Settings(BaseSettings):
@@ -28,6 +34,18 @@ class Settings(BaseSettings):
 
     http_host: str = Field("127.0.0.1", description="Address to listen on.")
     http_port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP interface.")
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
+        (), description="Who may call: tenant:sha256,… as `fanfold key` prints them. Unset: everybody on this machine."
+    )
+    api_key: SecretStr | None = Field(None, description="The key that the command line sends.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Host names by which the service may be called besides this machine's own, e.g. a proxy's."
+    )
+    source_urls: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Where documents may be fetched from by reference: s3://bucket/prefix,… "
+        "`{tenant}` stands for the caller's tenant.",
+    )
     ray_address: str | None = Field(
         None, description="Ray cluster to join; 'local' starts one; unset joins a running one or starts one."
     )
@@ -35,6 +53,8 @@ class Settings(BaseSettings):
     num_cpus: int | None = Field(None, ge=1, description="CPUs to offer when Fanfold starts Ray; default all.")
 
     max_upload_bytes: int = Field(200 * 1024**2, ge=1, description="Largest file that is accepted.")
+    max_uploads: int = Field(8, ge=1, description="Uploads that a replica receives at a time; the next gets 503.")
+    max_queued_jobs: int = Field(10_000, ge=1, description="Jobs that may wait; while so many do, a submit gets 503.")
     max_pages: int = Field(10_000, ge=1, description="Most pages that one document may have.")
     max_running_jobs: int = Field(8, ge=1, description="Jobs that one supervisor works on at a time.")
     max_attempts: int = Field(3, ge=1, description="Attempts in a row without progress before a job fails.")
@@ -82,6 +102,27 @@ class Settings(BaseSettings):
     keep_source: bool = Field(False, description="Keep the PDF after its document is published.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _parse_api_keys(cls, value: Any) -> Any:
+        try:
+            return tuple(map(ApiKey.parse, _listed(value))) if isinstance(value, str) else value
+        except ConfigurationError as error:
+            raise ValueError(error.message) from error
+
+    @field_validator("allowed_hosts", "source_urls", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _listed(value) if isinstance(value, str) else value
+
+    @field_validator("source_urls", mode="after")
+    @classmethod
+    def _only_buckets(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not _BUCKET_URL.fullmatch(url):
+                raise ValueError(f"{url} is not of the form s3://bucket/prefix")
+        return urls
+
     @model_validator(mode="after")
     def _overlap_is_a_part_of_a_chunk(self) -> Self:
         if self.chunk_overlap_tokens >= self.chunk_tokens:
@@ -106,4 +147,9 @@ class Settings(BaseSettings):
     @property
     def http_url(self) -> str:
         """Where this machine's programs find the service."""
-        return f"http://{self.http_host}:{self.http_port}"
+        host = "127.0.0.1" if self.http_host in ANY_ADDRESS else self.http_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.http_port}"
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    return tuple(part for part in re.split(r"[,\s]+", value) if part)

@@ -74,6 +74,19 @@ def submit(stores: Stores, upload: Upload, *, tenant: str, pipeline: PipelineSpe
     return submission
 
 
+def submit_once(stores: Stores, upload: Upload, *, tenant: str, pipeline: PipelineSpec, key: str) -> Submission:
+    """Submit, unless the same was submitted under this key within a day: then what became of that, whatever it was.
+
+    Raises `IdempotencyKeyReused` when the key came with other bytes.
+    """
+    receipt = stores.receipts.reserve(tenant, key, upload.sha256)
+    if receipt.job_id is None:  # the first, or one that comes while the first is under way, or after it was refused
+        submission = submit(stores, upload, tenant=tenant, pipeline=pipeline)
+        receipt = stores.receipts.fill(receipt, job_id=submission.job.job_id, created=submission.created)
+    assert receipt.job_id is not None
+    return Submission(stores.jobs.job(tenant, receipt.job_id), receipt.created)
+
+
 def retry(stores: Stores, job: Job, *, pipeline: PipelineSpec) -> Submission:
     """A new job for the document of one that ended without all its pages; what was committed is not done again.
 

@@ -11,15 +11,17 @@ from ingest.settings import Settings
 from ingest.stages.embedding import Embedder
 from ingest.stages.models import embedding_model_path
 from ingest.telemetry import configure_logging
-from serve.routes import Service, create_app
+from serve.asgi import create_app
+from serve.service import Service
 
 APP_NAME = "fanfold"
-MAX_ONGOING_REQUESTS = 100
+MAX_ONGOING_QUERIES = 100
+MAX_ONGOING_REQUESTS = 1_000  # a client that follows a job, or waits for it, holds one
 EmbedQuery = Callable[[str], Any]
 Connect = Callable[[EmbedQuery], Service]
 
 
-@serve.deployment(name="QueryEmbedder", max_ongoing_requests=MAX_ONGOING_REQUESTS, ray_actor_options={"num_cpus": 0})
+@serve.deployment(name="QueryEmbedder", max_ongoing_requests=MAX_ONGOING_QUERIES, ray_actor_options={"num_cpus": 0})
 class QueryEmbedder:
     """Embeds queries in a process of its own, so that ingestion never makes a search wait."""
 

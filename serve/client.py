@@ -1,5 +1,7 @@
 """A typed client of the HTTP interface: the one way in which Fanfold's own programs talk to the service."""
 
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +13,14 @@ import httpx
 from pydantic import BaseModel, ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
+from ingest.metadata import Metadata
 from ingest.model import JobState
 from serve import schemas
 
 TIMEOUT_S = 120.0
 RETRY_FOR_S = 60.0
 View = TypeVar("View", bound=BaseModel)
+Listing = TypeVar("Listing", schemas.JobPage, schemas.DocumentPage, schemas.ChunkPage, schemas.PageList)
 
 
 class ServiceError(Exception):
@@ -35,9 +39,10 @@ class ServiceError(Exception):
 class Client:
     """Calls one service. Every method raises `ServiceError`; "come back later" is obeyed, for a minute."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, api_key: str | None = None) -> None:
         self._url = url
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -47,8 +52,15 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def submit(self, path: Path) -> schemas.SubmitView:
-        """Send a PDF. Sending it again, after a failure or not, changes nothing."""
+    def submit(
+        self, path: Path, *, metadata: Metadata | None = None, idempotency_key: str | None = None
+    ) -> schemas.SubmitView:
+        """Send a PDF. Sending it again, after a failure or not, changes nothing but the metadata, if it comes with any.
+
+        With a key, repeating the call within a day gives the same job, also when that has failed.
+        """
+        said = {} if metadata is None else {schemas.METADATA_HEADER: json.dumps(metadata)}
+        said |= {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
 
         def send() -> schemas.SubmitView:
             with path.open("rb") as file:
@@ -56,10 +68,20 @@ class Client:
                     "Content-Type": "application/pdf",
                     "Content-Length": str(path.stat().st_size),
                     "Content-Disposition": f"attachment; filename*=UTF-8''{quote(path.name)}",
+                    **said,
                 }
                 return self._call(schemas.SubmitView, "POST", "/v1/documents", content=file, headers=headers)
 
         return self._patiently(send)
+
+    def submit_reference(self, url: str, *, metadata: Metadata | None = None) -> schemas.SubmitView:
+        """Have the service fetch a PDF from where its FANFOLD_SOURCE_URLS allows it: `s3://bucket/key.pdf`."""
+        reference = schemas.ReferenceRequest(url=url, metadata=metadata).model_dump(exclude_none=True)
+        return self._patiently(lambda: self._call(schemas.SubmitView, "POST", "/v1/documents", json=reference))
+
+    def service(self) -> schemas.ServiceView:
+        """What the service is and accepts, and whose documents this client sees."""
+        return self._call(schemas.ServiceView, "GET", "/v1/service")
 
     def job(self, job_id: str, *, wait: float = 0) -> schemas.JobView:
         """A job; with `wait`, as soon as it has ended or that many seconds are over."""
@@ -70,17 +92,14 @@ class Client:
 
     def jobs(self, *, state: JobState | None = None, limit: int = schemas.DEFAULT_LIMIT) -> Iterator[schemas.JobView]:
         """The newest jobs, at most `limit`."""
-        cursor: str | None = None
-        while limit > 0:
-            params: dict[str, str | int] = {"limit": min(limit, schemas.MAX_LIMIT)}
-            params |= {} if state is None else {"state": state}
-            params |= {} if cursor is None else {"cursor": cursor}
-            page = self._call(schemas.JobPage, "GET", "/v1/jobs", params=params)
+        narrowed = {} if state is None else {"state": str(state)}
+        for page in self._pages(schemas.JobPage, "/v1/jobs", limit=limit, **narrowed):
             yield from page.jobs
-            limit -= len(page.jobs)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+
+    def pages(self, job_id: str) -> Iterator[schemas.PageView]:
+        """How far each page of a job is, in order."""
+        for page in self._pages(schemas.PageList, f"/v1/jobs/{quote(job_id, safe='')}/pages"):
+            yield from page.pages
 
     def cancel(self, job_id: str) -> schemas.JobView:
         """Ask for the job to stop; it is `cancelling`, or `cancelled`. May be repeated."""
@@ -101,25 +120,48 @@ class Client:
         """A document."""
         return self._call(schemas.DocumentView, "GET", f"/v1/documents/{quote(document_id, safe='')}")
 
+    def documents(self, *, limit: int = schemas.DEFAULT_LIMIT) -> Iterator[schemas.DocumentView]:
+        """The newest documents, at most `limit`."""
+        for page in self._pages(schemas.DocumentPage, "/v1/documents", limit=limit):
+            yield from page.documents
+
     def chunks(self, document_id: str) -> Iterator[schemas.ChunkView]:
         """All published chunks of a document, in order."""
-        cursor: str | None = None
-        while True:
-            params = {"limit": schemas.MAX_LIMIT} | ({} if cursor is None else {"cursor": cursor})
-            page = self._call(
-                schemas.ChunkPage, "GET", f"/v1/documents/{quote(document_id, safe='')}/chunks", params=params
-            )
+        for page in self._pages(schemas.ChunkPage, f"/v1/documents/{quote(document_id, safe='')}/chunks"):
             yield from page.chunks
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+
+    def page_image(self, document_id: str, page_number: int) -> bytes:
+        """A page of a kept document as a PNG."""
+        return self._send("GET", f"/v1/documents/{quote(document_id, safe='')}/pages/{page_number}/image").content
+
+    def page_marks(self, document_id: str, page_number: int, chunk_id: str) -> list[schemas.MarkView]:
+        """Where on a page of a kept document a chunk's text lies."""
+        path = f"/v1/documents/{quote(document_id, safe='')}/pages/{page_number}/marks"
+        return self._call(schemas.MarkList, "GET", path, params={"chunk_id": chunk_id}).marks
 
     def search(self, query: str, *, limit: int = 10, document_ids: list[str] | None = None) -> list[schemas.Hit]:
         """The chunks nearest in meaning to the query, best first."""
         wanted = schemas.SearchRequest(query=query, limit=limit, document_ids=document_ids)
         return self._call(schemas.SearchResponse, "POST", "/v1/search", json=wanted.model_dump()).hits
 
+    def _pages(self, view: type[Listing], path: str, *, limit: int = sys.maxsize, **params: str) -> Iterator[Listing]:
+        """A list, answer by answer, up to `limit` items."""
+        cursor: str | None = None
+        while limit > 0:
+            size = min(limit, schemas.MAX_LIMIT)
+            page = self._call(
+                view, "GET", path, params={"limit": size} | params | ({} if cursor is None else {"cursor": cursor})
+            )
+            yield page
+            limit -= size
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
     def _call(self, view: type[View], method: str, path: str, **request: Any) -> View:
+        return view.model_validate_json(self._send(method, path, **request).content)
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **request)
         except httpx.ConnectError as error:
@@ -127,7 +169,7 @@ class Client:
         except httpx.TransportError as error:
             raise ServiceError(f"The connection to {self._url} broke: {type(error).__name__}.") from error
         if response.is_success:
-            return view.model_validate_json(response.content)
+            return response
         try:
             problem = schemas.Problem.model_validate_json(response.content)
         except ValidationError:

@@ -2,6 +2,7 @@
 
 import re
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,24 +12,30 @@ from starlette.exceptions import HTTPException
 from ingest import errors
 from ingest.failures import INTERNAL_MESSAGE
 from ingest.telemetry import get_logger
-from serve.schemas import BadCursor, Problem
+from serve import refusals
+from serve.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 5
+HEADERS = {
+    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "5"},
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+}
 log = get_logger()
-
-
-class UnsupportedMediaType(errors.FanfoldError):
-    """Neither multipart/form-data nor application/pdf was sent."""
 
 
 STATUS: dict[type[errors.FanfoldError], HTTPStatus] = {
     errors.InputError: HTTPStatus.BAD_REQUEST,
     errors.FileTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    BadCursor: HTTPStatus.BAD_REQUEST,
+    refusals.Unauthorized: HTTPStatus.UNAUTHORIZED,
+    refusals.Forbidden: HTTPStatus.FORBIDDEN,
+    refusals.Misdirected: HTTPStatus.MISDIRECTED_REQUEST,
+    refusals.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    refusals.ServiceFull: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
+    errors.ReferenceNotAllowed: HTTPStatus.FORBIDDEN,
+    errors.IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.WorkError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.FanfoldError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
@@ -53,13 +60,29 @@ def kind_of(error: type[Exception]) -> tuple[str, str]:
     return f"urn:fanfold:{words.replace(' ', '-')}", words.capitalize()
 
 
-async def _fanfold_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, errors.FanfoldError)
+def problem_of(error: errors.FanfoldError) -> Problem:
+    """The error as the body that clients see."""
     kind, title = kind_of(type(error))
     status = status_of(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request failed", exc_info=error)
-    return _answer(Problem(type=kind, title=title, status=status, detail=error.message, retryable=error.retryable))
+    return Problem(type=kind, title=title, status=status, detail=error.message, retryable=error.retryable)
+
+
+def problem_answer(error: errors.FanfoldError) -> JSONResponse:
+    """The error as an answer."""
+    return _answer(problem_of(error))
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem bodies that a route may answer with, for its OpenAPI."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+async def _fanfold_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.FanfoldError)
+    return problem_answer(error)
 
 
 async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
@@ -86,5 +109,5 @@ async def _unexpected_error(_request: Request, error: Exception) -> JSONResponse
 
 
 def _answer(problem: Problem) -> JSONResponse:
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if problem.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    headers = HEADERS.get(HTTPStatus(problem.status))
     return JSONResponse(problem.model_dump(), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)

@@ -2,25 +2,43 @@
 
 import base64
 import binascii
-from datetime import datetime
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from ingest.errors import FanfoldError
-from ingest.model import Attempt, Document, FailedPage, Failure, Job, JobState, Stage, StageRecord, StoredChunk
+from ingest.model import (
+    Attempt,
+    Document,
+    FailedPage,
+    Failure,
+    Job,
+    JobState,
+    PageFailure,
+    Route,
+    Stage,
+    StageRecord,
+    StoredChunk,
+)
+from ingest.pages import PageState, PageStatus
+from ingest.stages.marks import Mark
+from serve.refusals import BadCursor
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 MAX_HITS = 100
 MAX_QUERY_CHARACTERS = 4_000
 MAX_WAIT_S = 60.0
+MAX_CURSOR_CHARACTERS = 200
+MAX_POSITION = 2**31 - 1
+MAX_KEY_CHARACTERS = 255
+METADATA_HEADER = "Fanfold-Metadata"
+JOB_ID, DOCUMENT_ID = "5f2c6f0e-7a39-4e53-9f0b-6a2a7c1f6c55", "9c56cc51b374c3ba189210d5b6d4bf57"  # examples
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Most items in one answer.")]
-
-
-class BadCursor(FanfoldError):
-    """The cursor was not one that an earlier answer gave."""
+Cursor = Annotated[
+    str | None, Field(max_length=MAX_CURSOR_CHARACTERS, description="`next_cursor` of the answer before.")
+]
 
 
 class Schema(BaseModel):
@@ -42,10 +60,37 @@ class Problem(Schema):
 class SubmitView(Schema):
     """The answer to a submit."""
 
-    job_id: str
-    document_id: str
+    job_id: str = Field(examples=[JOB_ID])
+    document_id: str = Field(examples=[DOCUMENT_ID])
     state: JobState
     created: bool = Field(description="False when an existing job does, or did, the same.")
+
+
+class FileAnswer(Schema):
+    """What became of one of several files: the answer it would have got alone."""
+
+    filename: str
+    status: int = Field(description="The HTTP status that it would have got alone.", examples=[202])
+    submission: SubmitView | None = None
+    problem: Problem | None = None
+
+
+class FileAnswers(Schema):
+    """The answer to several files, in their order."""
+
+    files: list[FileAnswer]
+
+
+class ReferenceRequest(Schema):
+    """Where a document is."""
+
+    url: str = Field(
+        max_length=2_048,
+        pattern="^s3://",
+        description="An object below one of FANFOLD_SOURCE_URLS.",
+        examples=["s3://inbox/2026/letter.pdf"],
+    )
+    metadata: dict[str, Any] | None = Field(None, description="Free JSON, see the field of the form.")
 
 
 class ProgressView(Schema):
@@ -99,6 +144,67 @@ class JobPage(Schema):
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
 
+class PageView(Schema):
+    """One page of a job."""
+
+    page_number: int
+    state: PageState
+    route: Route | None = Field(description="How its text is won; null once the job is collected.")
+    reason: str = Field(description="Why this route; empty for a good text layer.", examples=["no text layer"])
+    failure: PageFailure | None = Field(None, description="Why it is missing, in one word.")
+    message: str | None = Field(None, description="Why it is missing, in words.")
+
+    @classmethod
+    def of(cls, page: PageStatus) -> "PageView":
+        """The page as its tenant sees it."""
+        failed = page.failure
+        return cls(
+            page_number=page.page_number,
+            state=page.state,
+            route=page.route,
+            reason=page.reason,
+            failure=None if failed is None else failed.reason,
+            message=None if failed is None else failed.message,
+        )
+
+
+class PageList(Schema):
+    """A job's pages in order; none before they were counted."""
+
+    pages: list[PageView]
+    next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
+
+
+class MarkView(Schema):
+    """A box on the image of a page, as shares of its width and height; the origin is the top left corner."""
+
+    x: float = Field(ge=0, le=1)
+    y: float = Field(ge=0, le=1)
+    width: float = Field(ge=0, le=1)
+    height: float = Field(ge=0, le=1)
+
+    @classmethod
+    def of(cls, mark: Mark) -> "MarkView":
+        """The mark on the wire."""
+        return cls(x=mark.x, y=mark.y, width=mark.width, height=mark.height)
+
+
+class MarkList(Schema):
+    """Where a chunk's text lies on a page, a box a line."""
+
+    marks: list[MarkView]
+
+
+class ServiceView(Schema):
+    """What a client has to know of the service."""
+
+    version: str
+    tenant: str = Field(description="Whose documents the caller sees.")
+    max_upload_bytes: int
+    max_pages: int
+    keep_source: bool = Field(description="Whether PDFs stay after their ingestion, so that pages can be shown.")
+
+
 class DocumentView(Schema):
     """A document."""
 
@@ -110,12 +216,20 @@ class DocumentView(Schema):
     latest_revision: int
     published_revision: int | None = Field(description="Null until the first ingestion has succeeded.")
     chunk_count: int
+    metadata: dict[str, Any] = Field(default_factory=dict, description="What its submitter said about it.")
     created_at: AwareDatetime
 
     @classmethod
     def of(cls, document: Document) -> "DocumentView":
         """The document as its tenant sees it."""
         return cls(**{name: getattr(document, name) for name in cls.model_fields})
+
+
+class DocumentPage(Schema):
+    """Documents, newest first."""
+
+    documents: list[DocumentView]
+    next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
 
 class DeletionView(Schema):
@@ -184,17 +298,30 @@ class Readiness(Schema):
     down: dict[str, str] = Field(description="What does not answer, and why.")
 
 
-def encode_job_cursor(job: JobView) -> str:
-    """The position behind this job."""
-    return base64.urlsafe_b64encode(f"{job.created_at.isoformat()} {job.job_id}".encode()).decode()
+def encode_cursor(created_at: datetime, name: str) -> str:
+    """The position behind the thing with this time and id."""
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()} {name}".encode()).decode()
 
 
-def decode_job_cursor(cursor: str | None) -> tuple[datetime, str] | None:
-    """The position in the list that the cursor names. Raises `BadCursor`."""
+def decode_cursor(cursor: str | None) -> tuple[datetime, str] | None:
+    """The position in a list, newest first, that the cursor names. Raises `BadCursor`."""
     if cursor is None:
         return None
     try:
-        created_at, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ")
-        return datetime.fromisoformat(created_at), job_id
-    except (binascii.Error, ValueError) as error:
+        created_at, name = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode().split(" ")
+        position = datetime.fromisoformat(created_at)
+        position.astimezone(UTC)
+    except (binascii.Error, ValueError, OverflowError) as error:
         raise BadCursor("The cursor is not one that this service gave.") from error
+    if position.tzinfo is None:
+        raise BadCursor("The cursor is not one that this service gave.")
+    return position, name
+
+
+def decode_number(cursor: str | None) -> int:
+    """The position in a list in order that the cursor names; its beginning without one. Raises `BadCursor`."""
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdecimal()) or int(cursor) > MAX_POSITION:
+        raise BadCursor("The cursor is not one that this service gave.")
+    return int(cursor)

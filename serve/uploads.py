@@ -1,51 +1,59 @@
-"""Receiving a file: streamed to disk and hashed on the way, never over the limit, never whole in memory."""
+"""Receiving files: streamed to disk and hashed on the way, never over the limit, never whole in memory."""
 
 import hashlib
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from email.message import Message
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from fastapi.concurrency import run_in_threadpool
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from ingest.errors import FileTooLarge, InputError
+from ingest.errors import FileTooLarge
+from ingest.metadata import MAX_METADATA_BYTES, Metadata, check_metadata, parse_metadata
+from ingest.references import References
 from ingest.submission import Upload
-from serve.problems import UnsupportedMediaType
+from serve.refusals import BadReference, MissingFile, UnsupportedMediaType
+from serve.schemas import METADATA_HEADER, ReferenceRequest
 
+MAX_FILES = 100
 MAX_FILENAME_CHARACTERS = 255
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
+MAX_REFERENCE_BYTES = 2 * MAX_METADATA_BYTES
 READ_BYTES = 1024**2
 
 
-class MissingFile(InputError):
-    """A form without the field `file`."""
-
-
 @asynccontextmanager
-async def received(request: Request, *, max_bytes: int) -> AsyncIterator[Upload]:
-    """The uploaded file, on disk for the length of the block.
+async def received(
+    request: Request, references: References, *, tenant: str, max_bytes: int
+) -> AsyncIterator[list[Upload]]:
+    """The files of a submit, at least one, on disk for the length of the block.
 
-    Raises `FileTooLarge` before a byte over `max_bytes` is kept, `UnsupportedMediaType`, or `MissingFile`.
+    They come as the fields `file` of a form, as a raw PDF, or as JSON that says where one is. Raises `FileTooLarge`
+    before a byte over `max_bytes` (of all together) is kept, `UnsupportedMediaType`, `MissingFile`, `BadMetadata`,
+    `BadReference`, or what `References.fetch` raises.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    with tempfile.TemporaryDirectory(prefix="fanfold-upload-") as directory:
-        path = Path(directory) / "upload.pdf"
+    _refuse_announced(request, max_bytes + MULTIPART_OVERHEAD_BYTES)
+    with tempfile.TemporaryDirectory(prefix="fanfold-upload-") as name:
+        directory = Path(name)
         if media_type == "application/pdf":
-            filename = _raw_filename(request)
-            upload = await _keep(_limited(request.stream(), max_bytes), path, filename)
+            uploads = [await _raw(request, directory, max_bytes)]
         elif media_type == "multipart/form-data":
-            body = _limited(request.stream(), max_bytes + MULTIPART_OVERHEAD_BYTES)
-            file = await _form_file(request, body)
-            upload = await _keep(_limited(_chunks(file), max_bytes), path, file.filename or "")
-            await file.close()
+            uploads = await _form(request, directory, max_bytes)
+        elif media_type == "application/json":
+            uploads = [await _referred(request, references, tenant, directory, max_bytes)]
         else:
             raise UnsupportedMediaType(
-                "Send the PDF as the field `file` of multipart/form-data, or as a body of type application/pdf."
+                "Send PDFs as fields `file` of multipart/form-data, one as a body of type application/pdf, or where "
+                'one is as application/json: {"url": "s3://bucket/key.pdf"}.'
             )
-        yield upload
+        yield uploads
 
 
 def safe_filename(name: str) -> str:
@@ -55,19 +63,54 @@ def safe_filename(name: str) -> str:
     return printable[:MAX_FILENAME_CHARACTERS] if printable.strip(".") else "document.pdf"
 
 
-async def _form_file(request: Request, body: AsyncGenerator[bytes, None]) -> UploadFile:
+def _refuse_announced(request: Request, max_bytes: int) -> None:
+    """Do not read what says beforehand that it is too large."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise _too_large(max_bytes - MULTIPART_OVERHEAD_BYTES)
+
+
+async def _raw(request: Request, directory: Path, max_bytes: int) -> Upload:
+    header = request.headers.get(METADATA_HEADER)
+    metadata = None if header is None else parse_metadata(header)
+    body = _limited(request.stream(), max_bytes)
+    return await _keep(body, directory / "upload.pdf", _raw_filename(request), metadata)
+
+
+async def _form(request: Request, directory: Path, max_bytes: int) -> list[Upload]:
+    body = _limited(request.stream(), max_bytes + MULTIPART_OVERHEAD_BYTES)
     try:
-        form = await MultiPartParser(request.headers, body, max_files=1, max_fields=10).parse()
+        form = await MultiPartParser(request.headers, body, max_files=MAX_FILES, max_fields=10).parse()
     except MultiPartException as error:
         raise MissingFile(f"The form cannot be read: {error.message}") from error
-    file = form.get("file")
-    if not isinstance(file, UploadFile):
-        await form.close()
-        raise MissingFile("The form has no file in its field `file`.")
-    return file
+    async with _closing(form):
+        files = [file for file in form.getlist("file") if isinstance(file, UploadFile)]
+        if not files:
+            raise MissingFile("The form has no file in its field `file`.")
+        if sum(file.size or 0 for file in files) > max_bytes:
+            raise _too_large(max_bytes)
+        said = form.get("metadata")
+        metadata = parse_metadata(said) if isinstance(said, str) else None
+        return [
+            await _keep(_chunks(file), directory / f"{number}.pdf", file.filename or "", metadata)
+            for number, file in enumerate(files)
+        ]
 
 
-async def _keep(chunks: AsyncGenerator[bytes, None], path: Path, filename: str) -> Upload:
+async def _referred(request: Request, references: References, tenant: str, directory: Path, max_bytes: int) -> Upload:
+    body = b"".join([chunk async for chunk in _limited(request.stream(), MAX_REFERENCE_BYTES)])
+    try:
+        reference = ReferenceRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise BadReference('Say where the document is: {"url": "s3://bucket/key.pdf"}.') from error
+    metadata = None if reference.metadata is None else check_metadata(reference.metadata)
+    upload = await run_in_threadpool(
+        references.fetch, tenant, reference.url, directory / "upload.pdf", max_bytes=max_bytes
+    )
+    return replace(upload, filename=safe_filename(upload.filename), metadata=metadata)
+
+
+async def _keep(chunks: AsyncGenerator[bytes, None], path: Path, filename: str, metadata: Metadata | None) -> Upload:
     digest = hashlib.sha256()
     size = 0
     with path.open("wb") as target:
@@ -75,7 +118,7 @@ async def _keep(chunks: AsyncGenerator[bytes, None], path: Path, filename: str) 
             digest.update(chunk)
             size += len(chunk)
             target.write(chunk)
-    return Upload(path=path, filename=safe_filename(filename), sha256=digest.hexdigest(), size_bytes=size)
+    return Upload(path, safe_filename(filename), digest.hexdigest(), size, metadata)
 
 
 async def _limited(chunks: AsyncGenerator[bytes, None], max_bytes: int) -> AsyncGenerator[bytes, None]:
@@ -83,13 +126,25 @@ async def _limited(chunks: AsyncGenerator[bytes, None], max_bytes: int) -> Async
     async for chunk in chunks:
         size += len(chunk)
         if size > max_bytes:
-            raise FileTooLarge(f"The file is larger than the {max_bytes} bytes that are accepted here.")
+            raise _too_large(max_bytes)
         yield chunk
 
 
 async def _chunks(file: UploadFile) -> AsyncGenerator[bytes, None]:
     while chunk := await file.read(READ_BYTES):
         yield chunk
+
+
+@asynccontextmanager
+async def _closing(form: FormData) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await form.close()
+
+
+def _too_large(max_bytes: int) -> FileTooLarge:
+    return FileTooLarge(f"That is more than the {max_bytes} bytes that are accepted here at a time.")
 
 
 def _raw_filename(request: Request) -> str:

@@ -18,6 +18,7 @@ from ingest.stores import Stores, mongo
 from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore
+from ingest.stores.receipts import ReceiptStore
 from ingest.stores.vectors import VectorStore
 from samples.build import build
 from serve.client import Client
@@ -59,9 +60,11 @@ def stores(database: Database[dict[str, Any]], tmp_path: Path, settings: Setting
         catalog=Catalog(database),
         vectors=VectorStore(QdrantClient(":memory:"), "fanfold-test-384"),
         objects=DirectoryStore(tmp_path / "objects"),
+        receipts=ReceiptStore(database),
     )
     prepared.jobs.prepare()
     prepared.catalog.prepare()
+    prepared.receipts.prepare()
     prepared.vectors.prepare(DIMENSION)
     return prepared
 

@@ -1,10 +1,11 @@
-"""The three stores behind a job: MongoDB (jobs, catalog), Qdrant (vectors), the object store. None imports another."""
+"""The stores behind a job: MongoDB (jobs, catalog, receipts), Qdrant (vectors), objects. None imports another."""
 
 from dataclasses import dataclass
 
 from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import ObjectStore
+from ingest.stores.receipts import ReceiptStore
 from ingest.stores.vectors import VectorStore
 
 
@@ -16,3 +17,4 @@ class Stores:
     catalog: Catalog
     vectors: VectorStore
     objects: ObjectStore
+    receipts: ReceiptStore

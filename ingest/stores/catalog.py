@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from pymongo import ASCENDING, ReplaceOne
+from pymongo import ASCENDING, DESCENDING, ReplaceOne
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
@@ -27,7 +27,7 @@ class Catalog:
     def prepare(self) -> None:
         """Create the indexes where they are missing; safe to repeat and to race."""
         with mongo_errors():
-            self._documents.create_index([("tenant", ASCENDING), ("created_at", ASCENDING)])
+            self._documents.create_index([("tenant", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)])
             self._chunks.create_index(
                 [("document_id", ASCENDING), ("revision", ASCENDING), ("chunk_index", ASCENDING)], unique=True
             )
@@ -65,6 +65,25 @@ class Catalog:
         with mongo_errors():
             found = [Document.model_validate(record) for record in self._documents.find(condition)]
         return {document.document_id: document for document in found}
+
+    @fault_point("catalog.find")
+    def find(
+        self, tenant: str, *, limit: int, published: bool | None = None, before: tuple[datetime, str] | None = None
+    ) -> list[Document]:
+        """The tenant's documents that are not deleted, newest first, from the one behind (`created_at`, id) `before`.
+
+        With `published`, only those that readers find something of, or only the others.
+        """
+        condition: dict[str, Any] = {"tenant": tenant, "deleted_at": None}
+        if published is not None:
+            condition["published_revision"] = {"$ne": None} if published else None
+        if before is not None:
+            created_at, document_id = before
+            older = [{"created_at": {"$lt": created_at}}, {"created_at": created_at, "_id": {"$lt": document_id}}]
+            condition["$or"] = older
+        with mongo_errors():
+            found = self._documents.find(condition).sort([("created_at", DESCENDING), ("_id", DESCENDING)])
+            return [Document.model_validate(record) for record in found.limit(limit)]
 
     @fault_point("catalog.advance")
     def advance(self, document_id: str, revision: int) -> None:

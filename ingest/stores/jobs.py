@@ -136,6 +136,13 @@ class JobStore:
             found = self._jobs.find(condition).sort([("created_at", DESCENDING), ("_id", DESCENDING)]).limit(limit)
             return [Job.model_validate(record) for record in found]
 
+    @fault_point("jobs.count_waiting")
+    def count_waiting(self, limit: int) -> int:
+        """How many jobs of all tenants wait to be claimed, counted no further than `limit`."""
+        waiting = {"open": True, "state": JobState.QUEUED}
+        with mongo_errors():
+            return self._jobs.count_documents(waiting, limit=limit)
+
     @fault_point("jobs.request_cancel")
     def request_cancel(self, job_id: str) -> Job:
         """Ask for the job to stop; its record afterwards. Needs no lease, and may be repeated.

@@ -20,6 +20,7 @@ from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
+from ingest.stores.receipts import ReceiptStore
 from ingest.stores.vectors import VectorStore
 from ingest.submission import Upload, retry, submit
 from ingest.tenure import Tenure
@@ -132,6 +133,7 @@ class Programs:
             catalog=Catalog(database),
             vectors=VectorStore(cast("Any", Qdrant("fanfold-model-1")), "fanfold-model-1"),
             objects=cast("Any", Objects()),
+            receipts=ReceiptStore(database),
         )
 
     def attempt(self, holder: str) -> Program:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from ingest import errors
 from ingest.errors import FanfoldError
 from serve import problems
-from serve.problems import STATUS, UnsupportedMediaType, kind_of, status_of
-from serve.schemas import BadCursor
-from serve.uploads import MAX_FILENAME_CHARACTERS, MissingFile, safe_filename
+from serve.problems import STATUS, kind_of, status_of
+from serve.refusals import BadCursor, MissingFile, UnsupportedMediaType
+from serve.uploads import MAX_FILENAME_CHARACTERS, safe_filename
 
 NEVER_OVER_HTTP = {  # raised by workers and supervisors: they end in a job's `error`, not in an answer
     errors.CorruptPdf,

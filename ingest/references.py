@@ -1,0 +1,78 @@
+"""Documents by reference: fetched from object storage, where a setting allows it."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import s3fs
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ingest.errors import FileTooLarge, NotFound, ReferenceNotAllowed, StoreUnavailable
+from ingest.faults import fault_point
+from ingest.submission import Upload
+
+SCHEME = "s3://"
+READ_BYTES = 1024**2
+TENANT = "{tenant}"
+
+
+class References:
+    """Reads `s3://bucket/key`, below one of `allowed` (prefixes, `{tenant}` in them is the caller's) and nowhere else.
+
+    Credentials are those of this process's environment, as s3fs finds them.
+    """
+
+    def __init__(self, allowed: Iterable[str], *, s3_endpoint_url: str | None = None) -> None:
+        self._allowed = tuple(allowed)
+        self._endpoint_url = s3_endpoint_url
+
+    def check(self, tenant: str, url: str) -> None:
+        """Raise `ReferenceNotAllowed` unless the tenant may refer to this address."""
+        if not any(url.startswith(_directory(prefix, tenant)) for prefix in self._allowed):
+            raise ReferenceNotAllowed(
+                "Documents may not be fetched from there. FANFOLD_SOURCE_URLS lists from where they may be."
+            )
+
+    @fault_point("references.fetch")
+    def fetch(self, tenant: str, url: str, target: Path, *, max_bytes: int) -> Upload:
+        """Copy the object into the file `target`, hashed on the way.
+
+        Raises `ReferenceNotAllowed`, `NotFound`, `FileTooLarge` before a byte over `max_bytes` is kept, or
+        `StoreUnavailable`.
+        """
+        self.check(tenant, url)
+        try:
+            return self._copy(url.removeprefix(SCHEME), target, max_bytes)
+        except FileNotFoundError as error:
+            raise NotFound("There is no object at that address.") from error
+        except PermissionError as error:
+            raise ReferenceNotAllowed("The object store does not let this service read that object.") from error
+        except (OSError, BotoCoreError, ClientError) as error:
+            raise StoreUnavailable(f"The object store does not answer: {type(error).__name__}.") from error
+
+    def _copy(self, path: str, target: Path, max_bytes: int) -> Upload:
+        files: Any = s3fs.S3FileSystem(endpoint_url=self._endpoint_url)
+        digest = hashlib.sha256()
+        size = 0
+        with files.open(path, "rb", block_size=READ_BYTES, cache_type="readahead") as source, target.open("wb") as copy:
+            if source.details["type"] != "file":
+                raise FileNotFoundError(path)
+            if source.size > max_bytes:
+                raise _too_large(max_bytes)
+            while chunk := source.read(READ_BYTES):
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                digest.update(chunk)
+                copy.write(chunk)
+        return Upload(path=target, filename=PurePosixPath(path).name, sha256=digest.hexdigest(), size_bytes=size)
+
+
+def _directory(prefix: str, tenant: str) -> str:
+    """The prefix with the tenant in it, ending so that `s3://in` does not allow `s3://inner`."""
+    return prefix.replace(TENANT, tenant).rstrip("/") + "/"
+
+
+def _too_large(max_bytes: int) -> FileTooLarge:
+    return FileTooLarge(f"The file is larger than the {max_bytes} bytes that are accepted here.")

@@ -1,0 +1,155 @@
+"""Lists over HTTP: newest first, page by page, each thing once; a job's pages with what became of each."""
+
+from dataclasses import replace
+
+import pytest
+
+from ingest.checkpoints import Checkpoints
+from ingest.errors import PageUnreadable
+from ingest.failures import failed_page
+from ingest.model import Job, Page, Route, Stage
+from ingest.pages import PageState, page_statuses
+from ingest.settings import Settings
+from ingest.stores import Stores
+from ingest.stores.held import HeldJob
+from tests.integration.web import Web
+from tests.pdfs import pdf_of
+
+BAD_CURSORS = [
+    "nonsense",
+    "bm9uc2Vuc2U=",
+    "MjAyNi0wMS0wMVQwMDowMDowMCBh",
+    "OTk5OS0xMi0zMVQyMzo1OTo1OS0yMzo1OSBh",
+    "é",
+    "",
+]
+
+
+@pytest.fixture
+def web(stores: Stores, settings: Settings) -> Web:
+    """A service without keys."""
+    return Web(stores, settings)
+
+
+def listed(web: Web, path: str, name: str, **params: object) -> list[str]:
+    """Everything in a list, read two at a time."""
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = web.client().get(path, params={"limit": 2} | params | cursor).json()
+        found += [str(item[name]) for items in page.values() if isinstance(items, list) for item in items]
+        if page["next_cursor"] is None:
+            return found
+        cursor = {"cursor": page["next_cursor"]}
+
+
+def test_documents_are_listed_newest_first_without_the_deleted(web: Web) -> None:
+    """Following `next_cursor` shows each once; `published` narrows; a deleted one is not there from then on."""
+    published = [web.ingest(f"letter {number}").document_id for number in range(5)]
+    waiting = web.client().post("/v1/documents", files={"file": ("w.pdf", pdf_of(["w"]))}).json()["document_id"]
+    assert listed(web, "/v1/documents", "document_id") == [waiting, *reversed(published)]
+    assert listed(web, "/v1/documents", "document_id", published=True) == published[::-1]
+    assert listed(web, "/v1/documents", "document_id", published=False) == [waiting]
+    assert web.client().delete(f"/v1/documents/{published[2]}").status_code == 202
+    assert published[2] not in listed(web, "/v1/documents", "document_id")
+
+
+@pytest.mark.parametrize("path", ["/v1/documents", "/v1/jobs"])
+@pytest.mark.parametrize("cursor", BAD_CURSORS)
+def test_a_foreign_cursor_is_a_bad_request(web: Web, path: str, cursor: str) -> None:
+    """What this service did not give, whatever it decodes to, is refused in words."""
+    answer = web.client().get(path, params={"cursor": cursor})
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:fanfold:bad-cursor")
+
+
+def inspected(stores: Stores, web: Web) -> HeldJob:
+    """A claimed job whose inspection is committed: a text page, two scanned ones, a blank and a broken one."""
+    web.client().post("/v1/documents", files={"file": ("five.pdf", pdf_of(["five"]))})
+    held = stores.jobs.claim("supervisor")
+    assert held is not None
+    held.start_stage(Stage.EXTRACT)
+    checkpoints(stores, held.job).write_inspection(
+        [
+            Page(1, Route.TEXT, "text"),
+            Page(2, Route.OCR, "", "no text layer"),
+            Page(3, Route.OCR, "", "no text layer"),
+            Page(4, Route.BLANK, "", "nothing visible is drawn"),
+            Page(5, Route.UNREADABLE, "", "broken"),
+        ]
+    )
+    held.report({"pages_total": 5})
+    return held
+
+
+def checkpoints(stores: Stores, job: Job) -> Checkpoints:
+    """The job's checkpoints."""
+    return Checkpoints(stores.objects, job.document_id, job.pipeline)
+
+
+def states(stores: Stores, job: Job) -> str:
+    """One letter a page: waiting, read, failed."""
+    return "".join(page.state[0] for page in page_statuses(stores, job))
+
+
+def test_each_page_of_a_job_has_a_state(web: Web, stores: Stores) -> None:
+    """Before the inspection none; then scanned pages wait until their OCR is committed; failed ones say why."""
+    web.client().post("/v1/documents", files={"file": ("six.pdf", pdf_of(["six"]))})
+    queued = stores.jobs.claim("supervisor")
+    assert queued is not None
+    assert page_statuses(stores, queued.job) == []
+    held = inspected(stores, web)
+    assert states(stores, held.job) == "rwwrr"
+    checkpoints(stores, held.job).write_page(Page(3, Route.OCR, "three"))
+    held.record_failed_pages([failed_page(5, PageUnreadable("This page is damaged."))])
+    assert states(stores, held.job) == "rwrrf"
+    pages = web.client().get(f"/v1/jobs/{held.job.job_id}/pages").json()["pages"]
+    assert pages[1] == {
+        "page_number": 2,
+        "state": "waiting",
+        "route": "ocr",
+        "reason": "no text layer",
+        "failure": None,
+        "message": None,
+    }
+    assert (pages[4]["failure"], pages[4]["message"]) == ("unreadable", "This page is damaged.")
+
+
+def test_pages_are_listed_in_order_page_by_page(web: Web, stores: Stores) -> None:
+    """Each page once, whatever the limit; a cursor beyond the end is an empty list, a foreign one a 400."""
+    job_id = inspected(stores, web).job.job_id
+    assert listed(web, f"/v1/jobs/{job_id}/pages", "page_number") == ["1", "2", "3", "4", "5"]
+    assert web.client().get(f"/v1/jobs/{job_id}/pages", params={"cursor": "99"}).json()["pages"] == []
+    for cursor in ("-1", "x", "٣", "9" * 30):
+        assert web.client().get(f"/v1/jobs/{job_id}/pages", params={"cursor": cursor}).status_code == 400
+
+
+def test_pages_are_known_when_the_checkpoints_are_gone(web: Web, stores: Stores) -> None:
+    """After collection the job's record answers: read or failed; routes are forgotten."""
+    held = inspected(stores, web)
+    held.record_failed_pages([failed_page(5, PageUnreadable("This page is damaged."))])
+    held.finish_stage(Stage.EXTRACT)
+    assert states(stores, held.job) == "rrrrf"
+    for key in stores.objects.keys(f"checkpoints/{held.job.document_id}/"):
+        stores.objects.delete(key)
+    assert states(stores, held.job) == "rrrrf"
+    assert {page.route for page in page_statuses(stores, held.job)} == {None}
+
+
+def test_a_cancelled_jobs_pages_are_not_called_read(web: Web, stores: Stores) -> None:
+    """What was rolled back in the middle is waiting, not read: nothing of it is kept."""
+    held = inspected(stores, web)
+    for key in stores.objects.keys(f"checkpoints/{held.job.document_id}/"):
+        stores.objects.delete(key)
+    assert {page.state for page in page_statuses(stores, held.job)} == {PageState.WAITING}
+
+
+def test_a_collection_in_the_middle_of_the_question_is_no_error(
+    web: Web, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inspection was there when asked for, and gone when read."""
+    held = inspected(stores, web)
+    monkeypatch.setattr(stores.objects, "exists", lambda _key: True)
+    gone = replace(stores)
+    for key in stores.objects.keys(f"checkpoints/{held.job.document_id}/"):
+        stores.objects.delete(key)
+    assert len(page_statuses(gone, held.job)) == 5
