@@ -91,9 +91,11 @@ class Activities:
         """The page's route, and its text where its text layer is good."""
         return pdf.inspect(source, page_number)
 
-    def load_ocr(self) -> None:
+    def load_ocr(self) -> Ocr:
         """Load the OCR models, if they are not: seconds that no page's time limit should count."""
-        self._load_ocr()
+        if self._ocr is None:
+            self._ocr = Ocr.load(self._settings.ocr_model, self._settings.home / "models")
+        return self._ocr
 
     @fault_point("activities.read_page")
     def read_page(self, revision: Revision, page_number: int) -> None:
@@ -101,7 +103,7 @@ class Activities:
         checkpoints = self._checkpoints(revision)
         if checkpoints.has_page(page_number):
             return
-        text = self._load_ocr().read(self._image_for_ocr(self._pdfs.get(revision.document_id), page_number))
+        text = self.load_ocr().read(self._image_for_ocr(self._pdfs.get(revision.document_id), page_number))
         checkpoints.write_page(Page(page_number, Route.OCR, text))
 
     def cut(self, revision: Revision) -> ChunkPlan:
@@ -184,13 +186,8 @@ class Activities:
         if route is Route.TEXT:
             return pdf.text_words(source, page_number)
         if route is Route.OCR:
-            return self._load_ocr().read_lines(self._image_for_ocr(source, page_number))
+            return self.load_ocr().read_lines(self._image_for_ocr(source, page_number))
         return []
-
-    def _load_ocr(self) -> Ocr:
-        if self._ocr is None:
-            self._ocr = Ocr.load(self._settings.ocr_model, self._settings.home / "models")
-        return self._ocr
 
     def _image_for_ocr(self, source: Pdf, page_number: int) -> NDArray[np.uint8]:
         settings = self._settings

@@ -162,8 +162,8 @@ def text_words(pdf: Pdf, page_number: int) -> list[Word]:
         kinds = {kind for kind, _ in page.get_bboxlog()}
         if kinds.isdisjoint(_PAINTED):
             return []
-        blocks = page.get_text("rawdict", flags=_TEXT_FLAGS)["blocks"]
-        lines = [line["spans"] for block in blocks for line in block.get("lines", [])]
+        blocks = _text_blocks(page.get_text("rawdict", flags=_TEXT_FLAGS)["blocks"])
+        lines = [line["spans"] for block in blocks for line in block["lines"]]
         if _NOT_PAINTED in kinds:
             lines = [[span for span in line if _is_shown(span)] for line in lines]
         to_image = page.rotation_matrix * _mupdf.Matrix(1 / page.rect.width, 1 / page.rect.height)
@@ -237,8 +237,16 @@ def _text_layer(page: _MuPdf, kinds: set[str]) -> list[str]:
         return []
     if _NOT_PAINTED not in kinds:
         return [block[4] for block in page.get_text("blocks", flags=_TEXT_FLAGS)]
-    blocks = page.get_text("dict", flags=_TEXT_FLAGS)["blocks"]
-    return ["\n".join(_visible(line) for line in block.get("lines", [])) for block in blocks]
+    blocks = _text_blocks(page.get_text("dict", flags=_TEXT_FLAGS)["blocks"])
+    return ["\n".join(_visible(line) for line in block["lines"]) for block in blocks]
+
+
+def _text_blocks(blocks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The blocks that hold lines: MuPDF puts what it takes for a heading into a block of its own."""
+    for block in blocks:
+        if "lines" in block:
+            yield block
+        yield from _text_blocks(block.get("blocks", []))
 
 
 def _visible(line: dict[str, Any]) -> str:
