@@ -88,12 +88,16 @@ def test_a_chunk_may_go_on_in_the_next_column() -> None:
 @pytest.mark.parametrize("hyphen", ["-", "\u00ad"])
 def test_a_word_that_is_hyphenated_at_a_line_end_is_marked_on_both(hyphen: str) -> None:
     """In the chunk's text it is one."""
-    content = two_inks(
-        [(200, 100, f"inter{hyphen}"), (60, 120, "national letter to its keeper.")], [(60, 100, "It is an")]
-    )
+    red = [(60, 100, f"The office sent an inter{hyphen}"), (60, 115, "national letter to the keeper.")]
+    content = two_inks(red, [(60, 160, "It came by sea.")])
     with Pdf.open(content, max_pages=1) as pdf:
         text = inspect(pdf, 1).text
-    assert_marks_the_red(content, text[text.index("international") :].replace("It is an", ""))
+        words = text_words(pdf, 1)
+    assert text == "The office sent an international letter to the keeper.\n\nIt came by sea."
+    assert len(assert_marks_the_red(content, text[: text.index("\n")])) == 2
+    first, second = marks_of(words, "international letter")
+    assert [first.x, first.width] == pytest.approx([words[4].box.x, words[4].box.width])
+    assert second.x == words[5].box.x
 
 
 def test_ligatures_and_presentation_forms_are_letters() -> None:
