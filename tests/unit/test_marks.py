@@ -112,7 +112,7 @@ def test_invisible_words_are_not_marked() -> None:
     """Where the same text is hidden higher up on the page, the visible one is found."""
 
     def hide(page: Any) -> None:
-        page.insert_text((60, 60), " ".join(CHUNK), render_mode=3)
+        page.insert_text((60, 60), " ".join(CHUNK), render_mode=3, overlay=False)
 
     content = two_inks(column(60, 160, CHUNK), column(60, 300, AFTER), prepare=hide)
     assert_marks_the_red(content, " ".join(CHUNK))
@@ -172,10 +172,11 @@ SENTENCE = "the keeper of the light wrote the hour into the book and the wind in
         " \n",
         "\u2014 \u2026",
         "the",
-        "Bread is baked on Tuesdays and the baker of the village is the father",
+        "Bread is baked on Tuesdays and the baker of the village has no keeper",
         "ight wr",
+        "There he was once a bookkeeper of th",
     ],
-    ids=["empty", "spaces", "signs", "a common word", "common words", "a part of words"],
+    ids=["empty", "spaces", "signs", "a common word", "common words", "a part of words", "a part of words at its end"],
 )
 def test_what_is_not_there_is_not_marked(chunk: str) -> None:
     """A chunk without letters, from another page, or that only shares some words with this one."""
@@ -197,12 +198,21 @@ def test_a_chunk_that_was_read_a_little_differently_is_found() -> None:
 
 
 def test_a_stray_phrase_far_from_the_match_is_not_marked() -> None:
-    """Alike words elsewhere on the page do not pull the marks apart."""
+    """Words that stand higher up as the chunk has them, and were read differently in their place, are left there."""
     filler = [f"{number}filler{number}" for number in range(40)]
-    words = row(*["wrote", "the", "hour", "into"], *filler, *SENTENCE.split())
-    marks = marks_of(words, SENTENCE.replace("wind", "wlnd"))
+    misread = ["tha", "harb0ur", "mqster"]
+    words = row("the", "harbour", "master", *filler, *misread, *SENTENCE.split())
+    marks = marks_of(words, f"the harbour master {SENTENCE.replace('wind', 'wlnd')}")
     assert marks
-    assert min(mark.y for mark in marks) >= words[44].box.y
+    assert min(mark.y for mark in marks) >= words[43].box.y
+
+
+def test_a_word_that_is_cropped_away_does_not_widen_its_line() -> None:
+    """Its empty box lies on the image's edge."""
+    seen = Mark(0.1, 0.1, 0.2, 0.1)
+    words = [Word("visible", seen, 0), Word("cropped", Mark.between(1.2, 0.1, 1.4, 0.2), 0)]
+    (mark,) = marks_of(words, "visible cropped")
+    assert [mark.x, mark.width] == pytest.approx([seen.x, seen.width])
 
 
 def test_a_part_of_a_line_that_was_read_at_once_is_marked() -> None:
