@@ -7,21 +7,27 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ingest import ids
 from ingest.checkpoints import Checkpoints
-from ingest.errors import ObjectMissing
+from ingest.errors import NotFound, ObjectMissing, SourceNotKept
 from ingest.faults import fault_point
 from ingest.model import ChunkPlan, Inspection, Page, Revision, Route
 from ingest.settings import Settings
 from ingest.stages import pdf
 from ingest.stages.chunking import Chunker
 from ingest.stages.embedding import Embedder, load_tokenizer
+from ingest.stages.marks import Mark, Word, marks_of
 from ingest.stages.models import embedding_model_path
 from ingest.stages.ocr import Ocr
+from ingest.stages.pageimage import page_png
 from ingest.stages.pdf import Pdf
 from ingest.stores import Stores
 
 OPEN_PDFS = 2  # each may hold FANFOLD_MAX_UPLOAD_BYTES in memory
+PAGE_IMAGE_DPI = 110  # an A4 page is 910 pixels wide: small print can be read on a screen
 Committed = TypeVar("Committed")
 
 
@@ -85,10 +91,11 @@ class Activities:
         """The page's route, and its text where its text layer is good."""
         return pdf.inspect(source, page_number)
 
-    def load_ocr(self) -> None:
+    def load_ocr(self) -> Ocr:
         """Load the OCR models, if they are not: seconds that no page's time limit should count."""
         if self._ocr is None:
             self._ocr = Ocr.load(self._settings.ocr_model, self._settings.home / "models")
+        return self._ocr
 
     @fault_point("activities.read_page")
     def read_page(self, revision: Revision, page_number: int) -> None:
@@ -96,15 +103,8 @@ class Activities:
         checkpoints = self._checkpoints(revision)
         if checkpoints.has_page(page_number):
             return
-        self.load_ocr()
-        assert self._ocr is not None
-        image = pdf.render(
-            self._pdfs.get(revision.document_id),
-            page_number,
-            dpi=self._settings.ocr_dpi,
-            max_pixels=self._settings.max_page_pixels,
-        )
-        checkpoints.write_page(Page(page_number, Route.OCR, self._ocr.read(image)))
+        text = self.load_ocr().read(self._image_for_ocr(self._pdfs.get(revision.document_id), page_number))
+        checkpoints.write_page(Page(page_number, Route.OCR, text))
 
     def cut(self, revision: Revision) -> ChunkPlan:
         """Cut the text of all pages into chunks."""
@@ -150,6 +150,48 @@ class Activities:
         vectors = checkpoints.read_vectors(batch)
         self._stores.catalog.upsert_chunks(revision, chunks)
         self._stores.vectors.upsert(revision, chunks, vectors)
+
+    @fault_point("activities.page_image")
+    def page_image(self, document_id: str, page_number: int) -> bytes:
+        """A PNG of the page as people see it, at 110 dpi or as many fewer as `FANFOLD_MAX_PAGE_PIXELS` allows.
+
+        Raises `SourceNotKept`, `NotFound` for a page that the document does not have, and `PageUnreadable`.
+        """
+        source = self._source_of(document_id, page_number)
+        return page_png(source, page_number, dpi=PAGE_IMAGE_DPI, max_pixels=self._settings.max_page_pixels)
+
+    @fault_point("activities.page_marks")
+    def page_marks(self, document_id: str, page_number: int, chunk_text: str) -> list[Mark]:
+        """Where a chunk's text lies on `page_image`, a box for each line; empty where the page holds nothing of it.
+
+        A page without a good text layer is read by OCR again, in seconds, as it was for its chunks. Raises as
+        `page_image` does.
+        """
+        return marks_of(self._words(self._source_of(document_id, page_number), page_number), chunk_text)
+
+    def _source_of(self, document_id: str, page_number: int) -> Pdf:
+        try:
+            source = self._pdfs.get(document_id)
+        except ObjectMissing as error:
+            raise SourceNotKept(
+                "The document's file is not kept after its ingestion. Set FANFOLD_KEEP_SOURCE=true to keep it."
+            ) from error
+        if not 1 <= page_number <= source.page_count:
+            raise NotFound(f"The document has no page {page_number}; its last is {source.page_count}.")
+        return source
+
+    def _words(self, source: Pdf, page_number: int) -> list[Word]:
+        """The words of a page, won in the way its text is."""
+        route = pdf.inspect(source, page_number).route
+        if route is Route.TEXT:
+            return pdf.text_words(source, page_number)
+        if route is Route.OCR:
+            return self.load_ocr().read_lines(self._image_for_ocr(source, page_number))
+        return []
+
+    def _image_for_ocr(self, source: Pdf, page_number: int) -> NDArray[np.uint8]:
+        settings = self._settings
+        return pdf.render(source, page_number, dpi=settings.ocr_dpi, max_pixels=settings.max_page_pixels)
 
     def _checkpoints(self, revision: Revision) -> Checkpoints:
         return Checkpoints(self._stores.objects, revision.document_id, revision.pipeline, revision.missing_pages)

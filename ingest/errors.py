@@ -28,6 +28,7 @@
     │   ├── DocumentGone             the document was deleted or superseded meanwhile
     │   └── AttemptsExhausted        too many attempts without progress
     ├── NotFound                     no such job or document for this tenant
+    │   └── SourceNotKept            the document's file was removed after its ingestion
     ├── Conflict                     the thing is in a state that does not allow it
     ├── ReferenceNotAllowed          a document shall be fetched from where no setting allows it
     ├── IdempotencyKeyReused         the key of a request came with another request before
@@ -196,6 +197,10 @@ class NotFound(FanfoldError):
     """No such thing, as far as this tenant may know."""
 
     category = Category.NOT_FOUND
+
+
+class SourceNotKept(NotFound):
+    """The document is there, its file is not: `FANFOLD_KEEP_SOURCE` was off when its ingestion ended."""
 
 
 class Conflict(FanfoldError):

@@ -5,7 +5,7 @@ from ingest.model import PipelineSpec
 from ingest.settings import Settings
 from ingest.stages.models import embedding_model_path, model_digest, ocr_model_dirs
 
-PAGES_VERSION = 1  # raise when inspection, rendering, OCR or text normalisation gives other text
+PAGES_VERSION = 2  # raise when inspection, rendering, OCR or text normalisation gives other text
 CHUNKS_VERSION = 1  # raise when the chunker cuts differently
 VECTORS_VERSION = 1  # raise when the same chunk and model give another vector
 

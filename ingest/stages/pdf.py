@@ -8,7 +8,9 @@ import math
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from ingest.errors import CorruptPdf, EmptyFile, EncryptedPdf, NoPages, NotAPdf, PageUnreadable, TooManyPages
 from ingest.model import Page, Route
 from ingest.stages.layout import normalise
+from ingest.stages.marks import Mark, Word
 
 MAX_SIDE_PIXELS = 4_000  # PaddleOCR shrinks anything longer
 MAX_IMAGE_PIXELS = 256_000_000  # an embedded image beyond this is not decoded
@@ -45,6 +48,8 @@ _TEXT_FLAGS = (
     | pymupdf.TEXT_PARAGRAPH_BREAK
 )
 _SHOWN = _mupdf.mupdf.FZ_STEXT_FILLED | _mupdf.mupdf.FZ_STEXT_STROKED
+_PAINTED = {"fill-text", "stroke-text"}
+_NOT_PAINTED = "ignore-text"  # how OCR layers are drawn
 _CID = re.compile(r"\(cid:\d+\)")
 _LEADER = re.compile(r"([.\-_·•…=*~])(?:\s*\1)+")  # dots to a page number, rules of dashes
 
@@ -146,6 +151,27 @@ def render(pdf: Pdf, page_number: int, *, dpi: int, max_pixels: int) -> NDArray[
         _mupdf.TOOLS.store_shrink(100)  # decoded images: up to 256 MB that the next page has no use for
 
 
+def text_words(pdf: Pdf, page_number: int) -> list[Word]:
+    """The words of the visible text layer, in the order in which `inspect` reads them.
+
+    Boxes are those of the page as `render` shows it; a word that was cropped away has an empty one. Raises
+    PageUnreadable.
+    """
+    page = _load(pdf, page_number)
+    try:
+        kinds = {kind for kind, _ in page.get_bboxlog()}
+        if kinds.isdisjoint(_PAINTED):
+            return []
+        blocks = _text_blocks(page.get_text("rawdict", flags=_TEXT_FLAGS)["blocks"])
+        lines = [line["spans"] for block in blocks for line in block["lines"]]
+        if _NOT_PAINTED in kinds:
+            lines = [[span for span in line if _is_shown(span)] for line in lines]
+        to_image = page.rotation_matrix * _mupdf.Matrix(1 / page.rect.width, 1 / page.rect.height)
+        return [word for number, line in enumerate(lines) for word in _words(line, number, to_image)]
+    except _MUPDF_ERRORS as error:
+        raise PageUnreadable(_BROKEN_PAGE, page_number=page_number) from error
+
+
 def _load(pdf: Pdf, page_number: int) -> _MuPdf:
     _mupdf.TOOLS.reset_mupdf_warnings()  # what is left there afterwards is this page's
     try:
@@ -202,21 +228,45 @@ def _classify(page: _MuPdf, page_number: int) -> Page:
 def _leaves_a_mark(entry: tuple[str, _Box]) -> bool:
     """Whether something drawn can be seen: spaces have no height, and an OCR layer is not painted."""
     kind, (x0, y0, x1, y1) = entry
-    return kind != "ignore-text" and x1 > x0 and y1 > y0
+    return kind != _NOT_PAINTED and x1 > x0 and y1 > y0
 
 
 def _text_layer(page: _MuPdf, kinds: set[str]) -> list[str]:
     """The visible text, a block an entry, with its line breaks."""
-    if kinds.isdisjoint({"fill-text", "stroke-text"}):
+    if kinds.isdisjoint(_PAINTED):
         return []
-    if "ignore-text" not in kinds:
+    if _NOT_PAINTED not in kinds:
         return [block[4] for block in page.get_text("blocks", flags=_TEXT_FLAGS)]
-    blocks = page.get_text("dict", flags=_TEXT_FLAGS)["blocks"]
-    return ["\n".join(_visible(line) for line in block.get("lines", [])) for block in blocks]
+    blocks = _text_blocks(page.get_text("dict", flags=_TEXT_FLAGS)["blocks"])
+    return ["\n".join(_visible(line) for line in block["lines"]) for block in blocks]
+
+
+def _text_blocks(blocks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The blocks that hold lines: MuPDF puts what it takes for a heading into a block of its own."""
+    for block in blocks:
+        if "lines" in block:
+            yield block
+        yield from _text_blocks(block.get("blocks", []))
 
 
 def _visible(line: dict[str, Any]) -> str:
-    return "".join(span["text"] for span in line["spans"] if span["char_flags"] & _SHOWN)
+    return "".join(span["text"] for span in line["spans"] if _is_shown(span))
+
+
+def _is_shown(span: dict[str, Any]) -> bool:
+    return bool(span["char_flags"] & _SHOWN)
+
+
+def _words(spans: list[dict[str, Any]], line: int, to_image: _MuPdf) -> Iterator[Word]:
+    """The words of a line's spans. `to_image` takes points on the unrotated page to shares of the image's sides."""
+    characters = (character for span in spans for character in span["chars"])
+    for is_space, group in groupby(characters, key=lambda character: character["c"].isspace()):
+        if is_space:
+            continue
+        word = list(group)
+        lefts, tops, rights, bottoms = zip(*(character["bbox"] for character in word), strict=True)
+        box = _mupdf.Rect(min(lefts), min(tops), max(rights), max(bottoms)) * to_image
+        yield Word("".join(character["c"] for character in word), Mark.between(*box), line)
 
 
 def _why_ocr(
@@ -241,11 +291,11 @@ def _why_ocr(
 
 
 def _why_no_text(kinds: set[str], pictured: float) -> str:
-    if "ignore-text" in kinds and pictured:
+    if _NOT_PAINTED in kinds and pictured:
         return "invisible text over an image"
     if pictured:
         return "no text layer"
-    return "garbage text layer" if kinds & {"fill-text", "stroke-text"} else "text drawn as shapes"
+    return "garbage text layer" if kinds & _PAINTED else "text drawn as shapes"
 
 
 def _pictured_share(page: _MuPdf, drawn: _Drawn) -> float:
@@ -262,7 +312,7 @@ def _pictured_share(page: _MuPdf, drawn: _Drawn) -> float:
 
 def _is_text_hidden(page: _MuPdf, drawn: _Drawn) -> bool:
     """Whether every text was drawn before the last of the images, none of which is transparent."""
-    last_text = max(index for index, (kind, _) in enumerate(drawn) if kind in {"fill-text", "stroke-text"})
+    last_text = max(index for index, (kind, _) in enumerate(drawn) if kind in _PAINTED)
     if _pictured_share(page, [entry for entry in drawn[last_text:] if entry[0] == "fill-image"]) < _FULL_COVER:
         return False
     return not any(soft_mask for _, soft_mask, *_ in page.get_images())

@@ -209,6 +209,15 @@ def test_invisible_text_is_not_part_of_the_text() -> None:
     assert page.text == SENTENCE.strip()
 
 
+def test_headings_are_read_beside_invisible_text() -> None:
+    """MuPDF keeps them in blocks within blocks."""
+    heading = both(
+        lambda page: page.insert_text((60, 50), "The Harbour", fontsize=24, fontname="hebo"), write(SENTENCE)
+    )
+    hidden = both(heading, lambda page: page.insert_text((60, 400), "hidden words", render_mode=3))
+    assert one(make(hidden)).text == one(make(heading)).text == f"The Harbour\n\n{SENTENCE.strip()}"
+
+
 def test_a_page_number_over_a_scan_is_not_its_text() -> None:
     """A little text on a page-size image is a stamp, a page number or a figure's labels."""
     page = one(make(both(picture(), lambda page: page.insert_text((280, 820), "Page 12"))))
