@@ -14,6 +14,25 @@ from tests.pdfs import SCAN, pdf_of
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PAGES_TO_CANCEL = 200
+STREAM = (
+    ": ping\r\n\r\nid: 1\r\nevent: state\r\ndata: {\r\ndata: }\r\n\r\n"
+    "event: progress\ndata:ü: 2\n\nid: 3\ndata: unfinished"
+)
+READ_STREAM = """
+async ([text, step]) => {
+  const { eventsOf } = await import("/page/events.js");
+  const bytes = new TextEncoder().encode(text);
+  const body = new ReadableStream({
+    start(controller) {
+      for (let at = 0; at < bytes.length; at += step) controller.enqueue(bytes.slice(at, at + step));
+      controller.close();
+    },
+  });
+  const events = [];
+  for await (const { id, event, data } of eventsOf(body)) events.push([id, event, data]);
+  return events;
+}
+"""
 HOSTILE_NAME = "<img src=x onerror=alert(1)> {word}.pdf"
 
 
@@ -212,6 +231,21 @@ def test_a_refused_file_says_why(browser: Browser, url: str, tmp_path: Path) -> 
         row.get_by_role("button", name="Dismiss").click()
         expect(person.page.locator("#uploads")).to_be_hidden()
         assert all("status of 400" in complaint for complaint in person.complaints)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1_000])
+def test_an_event_stream_is_read_however_it_is_cut(person: Visitor, step: int) -> None:
+    """WHATWG HTML, section 9.2.6: comments, both line ends, data of several lines, an unfinished last event dropped."""
+    events = person.page.evaluate(READ_STREAM, [STREAM, step])
+    assert events == [["1", "state", "{\n}"], ["", "progress", "ü: 2"]]
+
+
+def test_a_running_job_is_followed_by_its_stream(person: Visitor, letter: Path) -> None:
+    """The page asks for the job's events; without them it would look only every few seconds."""
+    with person.page.expect_request("**/v1/jobs/*/events") as asked:
+        person.choose(letter)
+    assert asked.value.headers["accept"] == "text/event-stream"
+    person.await_state(letter.name, "succeeded")
 
 
 @pytest.mark.skipif("FANFOLD_SCREENSHOTS" not in os.environ, reason="writes docs/images/ only when asked to")
