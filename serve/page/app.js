@@ -12,6 +12,7 @@ import { Viewer } from "./viewer.js";
 
 const AGAIN_MS = 5_000;
 const TABS = ["jobs", "documents"];
+const TYPED_IN = "input:not([type=radio], [type=checkbox]), select";
 
 const viewer = new Viewer();
 const search = new Search((hit) => void viewer.open(hit));
@@ -61,7 +62,7 @@ function setUpTabs() {
 
 function setUpKeys() {
   addEventListener("keydown", (event) => {
-    const typing = event.target instanceof Element && event.target.closest("input:not([type=radio], [type=checkbox]), select, textarea");
+    const typing = event.target instanceof Element && event.target.closest(TYPED_IN);
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing) return;
     if (document.querySelector("dialog[open]")) return;
     event.preventDefault();
@@ -76,7 +77,8 @@ async function greet() {
       const service = await json("GET", "/v1/service");
       const tenant = service.tenant && service.tenant !== "default" ? `${service.tenant} · ` : "";
       byId("service").textContent = `${tenant}version ${service.version}`;
-      byId("limits").textContent = ` Up to ${size(service.max_upload_bytes)} and ${grouped(service.max_pages)} pages each.`;
+      const most = `${size(service.max_upload_bytes)} and ${grouped(service.max_pages)} pages`;
+      byId("limits").textContent = ` Up to ${most} each.`;
       uploads.limit(service.max_upload_bytes);
       return;
     } catch (error) {

@@ -9,7 +9,7 @@ const STEP = 20;
 /** Ask, then delete a document; resolves to whether it was deleted. Raises `Problem`. */
 export async function removeDocument(documentId, filename) {
   const title = make("span", {}, "Delete ", fileName(filename), "?");
-  const text = "The document, its text and its place in the search go away for good. A job that works on it is stopped.";
+  const text = "The document, its text and its place in the search go away for good. A job on it is stopped.";
   if (!(await confirmed(title, text))) return false;
   await json("DELETE", pathOf("documents", documentId));
   announce(`${filename} is deleted`);

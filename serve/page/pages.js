@@ -64,7 +64,8 @@ export class PageStrip {
     const failed = pages.filter((page) => page.state === "failed");
     const read = pages.filter((page) => page.state === "read").length;
     const counts = { read, waiting: pages.length - read - failed.length, failed: failed.length };
-    const parts = Object.entries(counts).filter(([, count]) => count).map(([word, count]) => `${grouped(count)} ${word}`);
+    const there = Object.entries(counts).filter(([, count]) => count);
+    const parts = there.map(([word, count]) => `${grouped(count)} ${word}`);
     this.counts.textContent = pages.length
       ? `${counted(pages.length, "page")}: ${parts.join(", ")}`
       : "Nothing is known about the pages yet.";

@@ -101,9 +101,10 @@ export class Search {
     const title = byId("results-title");
     title.replaceChildren(count ? `${counted(count, "hit")} for “` : "Nothing found for “", fileName(query), "”");
     const list = (hits, named) => make("ol", { class: "hits" }, ...hits.map((hit) => this.#hit(hit, named)));
-    if (!count) byId("hits").replaceChildren(make("p", { class: "empty" }, "Try other words, or another way to search."));
-    else if (found.groups) byId("hits").replaceChildren(...found.groups.map((group) => groupOf(group, list)));
-    else byId("hits").replaceChildren(list(found.hits, true));
+    const hits = byId("hits");
+    if (!count) hits.replaceChildren(make("p", { class: "empty" }, "Try other words, or another way to search."));
+    else if (found.groups) hits.replaceChildren(...found.groups.map((group) => groupOf(group, list)));
+    else hits.replaceChildren(list(found.hits, true));
     byId("more-hits").hidden = count < this.#limit || this.#limit >= MOST_HITS;
     byId("results").hidden = false;
     announce(title.textContent);

@@ -6,7 +6,7 @@ import { size } from "./format.js";
 
 const AT_ONCE = 2;
 const FULL_PAUSE_S = 10; // where the service does not say when to come back
-const DONE_MS = 2_500; // how long "accepted" is shown
+const DONE_MS = 1_000; // how long "accepted" is shown
 
 /** The uploads. `options.onAccepted()` hears of each file that the service has taken. */
 export class Uploads {
