@@ -20,6 +20,7 @@ from ingest.submission import Submission, retry, submit
 from serve import problems, schemas
 from serve.events import event_id, job_changes
 from serve.search import search
+from serve.search_schemas import SearchMode, SearchRequest, SearchResponse
 from serve.uploads import received
 
 WAIT_POLL_S = 0.25
@@ -221,13 +222,10 @@ async def job_events(
 
 
 @searching.post("", summary="Search", responses=problem_answers(503))
-async def search_chunks(wanted: schemas.SearchRequest, service: ServiceOf, tenant: Tenant) -> schemas.SearchResponse:
-    """The chunks whose meaning is nearest to the query, from published documents only."""
-    vector = await service.embed_query(wanted.query)
-    hits = await run_in_threadpool(
-        search, service.stores, tenant, vector, limit=wanted.limit, document_ids=wanted.document_ids
-    )
-    return schemas.SearchResponse(hits=hits)
+async def search_chunks(wanted: SearchRequest, service: ServiceOf, tenant: Tenant) -> SearchResponse:
+    """The chunks that fit the query best, by meaning, by words or by both, from published documents only."""
+    vector = None if wanted.mode is SearchMode.LEXICAL else await service.embed_query(wanted.query)
+    return await run_in_threadpool(search, service.stores, tenant, wanted, vector)
 
 
 @health.get("/healthz", summary="Liveness")

@@ -8,6 +8,8 @@ from qdrant_client import QdrantClient, models
 
 from ingest import ids
 from ingest.errors import FanfoldError, StoreError, StoreUnavailable
+from ingest.points import Scope
+from ingest.stages.lexical import query_weights
 from ingest.stores.vectors import QDRANT_METHODS, VectorStore
 from tests.builders import TENANT, a_revision, at_once, axis_vectors, some_chunks
 from tests.integration.qdrant_server import QdrantServer
@@ -54,6 +56,7 @@ CALLS: dict[str, Callable[[VectorStore], Any]] = {
     "delete_revision": lambda store: store.delete_revision("d", 1),
     "delete_other_revisions": lambda store: store.delete_other_revisions("d", up_to=1, shown=2),
     "search": lambda store: store.search(TENANT, QUERY, limit=3),
+    "search_words": lambda store: store.search(TENANT, query_weights("chunk"), limit=3),
     "ping": lambda store: store.ping(),
 }
 EVERY_CALL = pytest.mark.parametrize("call", [pytest.param(call, id=name) for name, call in CALLS.items()])
@@ -72,7 +75,13 @@ def test_preparing_again_and_at_the_same_moment_changes_nothing(server: QdrantSe
     written = write(stores[0], "d", 1, 3)
     stores[1].prepare(DIMENSION)
     assert stores[1].point_ids("d", 1) == written
-    assert server.indexes == {"tenant": "keyword", "document_id": "keyword", "revision": "integer"}
+    assert server.indexes == {
+        "tenant": "keyword",
+        "document_id": "keyword",
+        "revision": "integer",
+        "first_page": "integer",
+        "last_page": "integer",
+    }
 
 
 def test_losing_the_race_to_create_the_collection_is_no_error(server: QdrantServer) -> None:
@@ -127,14 +136,14 @@ def test_search_is_filtered_in_the_store(store: VectorStore) -> None:
     """Tenant and documents narrow the search; no document is nothing; best first, with revision and cosine."""
     for document_id, tenant in (("d", "a"), ("e", "a"), ("f", "a"), ("g", "b")):
         write(store, document_id, 7, 3, tenant=tenant)
-    found = store.search("a", QUERY, limit=4, document_ids=["e", "f", "g"])
+    found = store.search("a", QUERY, limit=4, scope=Scope(document_ids=["e", "f", "g"]))
     assert len(found) == 4
     assert {match.document_id for match in found} == {"e", "f"}
     assert [match.chunk_id for match in store.search("b", QUERY, limit=9)] == ids.chunk_ids("g", 7, 3)
     assert {match.revision for match in found} == {7}
     assert found[0].score == pytest.approx(1, abs=1e-6)
     assert [match.score for match in found] == sorted((match.score for match in found), reverse=True)
-    assert store.search("a", QUERY, limit=4, document_ids=[]) == []
+    assert store.search("a", QUERY, limit=4, scope=Scope(document_ids=[])) == []
     assert store.search("nobody", QUERY, limit=4) == []
 
 
