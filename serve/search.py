@@ -89,7 +89,7 @@ class _Look:
         return Scope(document_ids, None if pages is None else pages.first, None if pages is None else pages.last)
 
     def _published(self, query: Sequence[float] | Mapping[int, float]) -> list[Match]:
-        """One side's best published points; where others crowd them out, more are fetched."""
+        """One side's best published points, equal ones by chunk id; where others crowd them out, more are fetched."""
         depth, enough = self._depth()
         fetched = depth
         while True:
@@ -97,7 +97,7 @@ class _Look:
             documents = self.documents(matches)
             published = [match for match in matches if _is_published(match, documents)]
             if enough(published) or len(matches) < fetched or fetched >= MAX_CANDIDATES:
-                return published
+                return sorted(published, key=lambda match: (-match.score, match.chunk_id))
             fetched = min(fetched * 4, MAX_CANDIDATES)
 
     def _depth(self) -> tuple[int, Callable[[Sequence[Match]], bool]]:

@@ -8,9 +8,10 @@ from qdrant_client import QdrantClient, models
 
 from ingest import ids
 from ingest.errors import FanfoldError, StoreError, StoreUnavailable
-from ingest.points import Scope
+from ingest.model import Chunk
+from ingest.points import POINTS_VERSION, Scope
 from ingest.stages.lexical import query_weights
-from ingest.stores.vectors import QDRANT_METHODS, VectorStore
+from ingest.stores.vectors import QDRANT_METHODS, VectorStore, collection_name
 from tests.builders import TENANT, a_revision, at_once, axis_vectors, some_chunks
 from tests.integration.qdrant_server import QdrantServer
 
@@ -145,6 +146,48 @@ def test_search_is_filtered_in_the_store(store: VectorStore) -> None:
     assert [match.score for match in found] == sorted((match.score for match in found), reverse=True)
     assert store.search("a", QUERY, limit=4, scope=Scope(document_ids=[])) == []
     assert store.search("nobody", QUERY, limit=4) == []
+
+
+def test_words_find_the_points_that_hold_them(store: VectorStore) -> None:
+    """Sparse vectors go there and back: rare words weigh more, unknown ones find nothing, no word is no error."""
+    write(store, "d", 1, 3)
+    found = store.search(TENANT, query_weights("chunk 2"), limit=9)
+    assert found[0].chunk_id == ids.chunk_id("d", 1, 2)
+    assert len(found) == 3
+    assert [match.score for match in found] == sorted((match.score for match in found), reverse=True)
+    assert store.search(TENANT, query_weights("unknown"), limit=9) == []
+    assert store.search("nobody", query_weights("chunk"), limit=9) == []
+
+
+def test_only_points_of_the_pages_are_found(store: VectorStore) -> None:
+    """One chunk a page: by meaning and by words only those of the pages."""
+    write(store, "d", 1, 5)
+    for query in (QUERY, query_weights("chunk")):
+        found = store.search(TENANT, query, limit=9, scope=Scope(first_page=2, last_page=3))
+        assert {match.chunk_id for match in found} == set(ids.chunk_ids("d", 1, 3)[1:])
+
+
+def test_a_chunk_without_words_is_found_by_meaning_only(store: VectorStore) -> None:
+    """A page of ornaments has no sparse vector; it is written, read back and found all the same."""
+    store.upsert(a_revision("d"), [Chunk(0, "* * *", 1, 1, 3)], axis_vectors(1, dimension=DIMENSION))
+    assert store.point_ids("d", 1) == set(ids.chunk_ids("d", 1, 1))
+    assert len(store.search(TENANT, QUERY, limit=3)) == 1
+
+
+def test_the_points_of_an_earlier_version_are_left_alone(server: QdrantServer) -> None:
+    """An old collection, with one unnamed vector, is neither written to nor in the way; deletes reach it."""
+    client = QdrantClient(url=server.url, check_compatibility=False)
+    name = collection_name("m", DIMENSION)
+    old, now = name.removesuffix(f"-v{POINTS_VERSION}"), store_at(server, name)
+    client.create_collection(old, vectors_config=models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE))
+    payload = {"tenant": TENANT, "document_id": "d", "revision": 1, "epoch": 1}
+    client.upsert(old, [models.PointStruct(id=ids.chunk_id("d", 1, 0), vector=QUERY, payload=payload)], wait=True)
+    now.prepare(DIMENSION)
+    assert now.search(TENANT, QUERY, limit=3) == []
+    write(now, "d", 2, 1)
+    assert now.collections_with("d", 1) == {old: {ids.chunk_id("d", 1, 0)}}
+    now.delete_other_revisions("d", up_to=1, shown=2)
+    assert client.count(old).count == 0
 
 
 def test_one_revision_or_the_older_ones_are_removed_from_every_collection_of_ours(
