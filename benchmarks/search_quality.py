@@ -12,7 +12,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -84,23 +84,47 @@ def recall(ranked: Sequence[str], gains: Gains) -> float:
     return len(relevant & set(ranked)) / len(relevant)
 
 
+def reciprocal_ranks(rankings: Sequence[Sequence[str]]) -> list[str]:
+    """Reciprocal rank fusion, what Fanfold does not do: Cormack, Clarke and Büttcher 2009, with k = 60."""
+    fused: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, name in enumerate(ranking, 1):
+            fused[name] = fused.get(name, 0.0) + 1 / (60 + rank)
+    return sorted(fused, key=lambda name: (-fused[name], name))[:DEPTH]
+
+
 def _table(stores: Stores, wanted: RetrievalSet, embedder: Embedder) -> Table:
     """One row a mode, each with its ratio to the dense one."""
     vectors = {name: embedder.embed_query(wanted.queries[name]) for name in track(wanted.gains, "Embedding queries")}
     table = Table(title=f"Search, {DEPTH} documents a query")
     for column in ("", f"nDCG@{CUT}", "to dense", f"recall@{DEPTH}", "to dense", "ms a query"):
         table.add_column(column, justify="right")
-    dense: tuple[float, float] | None = None
+    rankings: dict[str, dict[str, list[str]]] = {}
+    took_ms: dict[str, float] = {}
     for mode in SearchMode:
         started_at = time.perf_counter()
-        ranked = {name: _ranked(stores, wanted.queries[name], vectors[name], mode) for name in track(vectors, mode)}
-        milliseconds = 1_000 * (time.perf_counter() - started_at) / len(ranked)
-        quality = sum(ndcg(ranked[name], gains) for name, gains in wanted.gains.items()) / len(ranked)
-        found = sum(recall(ranked[name], gains) for name, gains in wanted.gains.items()) / len(ranked)
-        dense = dense or (quality, found)
+        rankings[mode] = {
+            name: _ranked(stores, wanted.queries[name], vector, mode) for name, vector in track(vectors.items(), mode)
+        }
+        took_ms[mode] = 1_000 * (time.perf_counter() - started_at) / len(vectors)
+    by_rank = {name: reciprocal_ranks([rankings["dense"][name], rankings["lexical"][name]]) for name in vectors}
+    rankings["for comparison: fused by rank"] = by_rank
+    measured = {
+        title: (_mean(ndcg(ranked[name], gains) for name, gains in wanted.gains.items()),
+                _mean(recall(ranked[name], gains) for name, gains in wanted.gains.items()))
+        for title, ranked in rankings.items()
+    }  # fmt: skip
+    dense = measured["dense"]
+    for title, (quality, found) in measured.items():
         ratios = (f"{quality / dense[0]:.2f}", f"{found / dense[1]:.2f}")
-        table.add_row(mode, f"{quality:.3f}", ratios[0], f"{found:.3f}", ratios[1], f"{milliseconds:.0f}")
+        took = f"{took_ms[title]:.0f}" if title in took_ms else ""
+        table.add_row(title, f"{quality:.3f}", ratios[0], f"{found:.3f}", ratios[1], took)
     return table
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
 
 
 def _ranked(stores: Stores, query: str, vector: Sequence[float], mode: SearchMode) -> list[str]:

@@ -35,7 +35,7 @@ class SearchMode(StrEnum):
 
     DENSE = "dense"  # by meaning: cosine of the embeddings
     LEXICAL = "lexical"  # by words: BM25
-    HYBRID = "hybrid"  # by both rankings, fused
+    HYBRID = "hybrid"  # by both, fused
 
 
 class PageRange(Asked):
@@ -145,8 +145,8 @@ class Hit(Schema):
     first_page: int
     last_page: int
     score: float = Field(
-        description="What the hits are ordered by: cosine (dense), BM25 (lexical), or the fused score (hybrid), "
-        "which compares hits of one search only."
+        description="What the hits are ordered by: cosine (dense), BM25 (lexical), or both fused, 0 to 1 (hybrid). "
+        "The latter two compare hits of one search only."
     )
     scores: Scores
     snippet: Snippet
