@@ -126,7 +126,7 @@ def _fused(sides: Ranking) -> list[_Ranked]:
 
     Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", ACM TOIS 2023: better than fusing
     ranks, because a side that has found nothing good does not speak as loudly as one that has. Weights and figures are
-    in ADR 7. Ties are broken by chunk id, so that equal searches give equal answers.
+    in docs/adr/0007. Ties are broken by chunk id, so that equal searches give equal answers.
     """
     fused: dict[str, float] = {}
     scores: dict[str, dict[SearchMode, float]] = {}
