@@ -38,10 +38,10 @@ def test_the_densest_cluster_is_shown() -> None:
     assert shown.text.endswith(LEFT_OUT)
 
 
-def test_a_word_that_is_everywhere_does_not_decide() -> None:
-    """`the` stands in every sentence of it; `cistern` once: the snippet is there."""
-    text = FILLER * 20 + "A cistern. " + FILLER * 20
-    assert "cistern" in marked(snippet(text, terms_of("the cistern")))
+def test_words_that_are_everywhere_do_not_decide() -> None:
+    """Three small words stand together in twenty sentences, `cistern` once and alone: the snippet is there."""
+    text = FILLER * 20 + "Lamps. " * 60 + "A cistern. " + "Lamps. " * 60
+    assert "cistern" in marked(snippet(text, terms_of("the said of cistern")))
 
 
 def test_without_a_word_it_is_the_beginning_up_to_a_sentences_end() -> None:
