@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -56,9 +56,9 @@ def http(stores: Stores, settings: Settings, embedded: list[str]) -> TestClient:
 @pytest.fixture
 def client(http: TestClient) -> Client:
     """The typed client of it."""
-    client = Client("http://testserver")
+    client: Any = Client("http://testserver")
     client._http = http
-    return client
+    return cast("Client", client)
 
 
 @pytest.fixture
