@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
 from ingest.metadata import INT64, Conditions
 from serve.schemas import Schema
@@ -18,10 +18,19 @@ MAX_ALTERNATIVES = 100
 MAX_NAME_CHARACTERS = 500
 METADATA_NAME = r"^[^$.\x00][^.\x00]*(\.[^$.\x00][^.\x00]*)*$"
 
+
+def _unicode(text: str) -> str:
+    """The text, unless half of a surrogate pair is in it, which JSON can write and no store can hold."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("the text holds a character that is not Unicode")
+    return text
+
+
+_Text = Annotated[StrictStr, AfterValidator(_unicode)]
 _Int = Annotated[StrictInt, Field(ge=-INT64, lt=INT64)]
 _Float = Annotated[StrictFloat, Field(allow_inf_nan=False)]
-Scalar: TypeAlias = StrictBool | _Int | _Float | StrictStr
-Bound: TypeAlias = _Int | _Float | StrictStr
+Scalar: TypeAlias = StrictBool | _Int | _Float | _Text
+Bound: TypeAlias = _Int | _Float | _Text
 
 
 class Asked(Schema):
@@ -82,7 +91,7 @@ class SearchRequest(Asked):
     query: str = Field(min_length=1, max_length=MAX_QUERY_CHARACTERS, examples=["when does the ferry leave?"])
     limit: int = Field(10, ge=1, le=MAX_HITS, description="Most hits; with `group_by_document`, most documents.")
     mode: SearchMode = Field(SearchMode.HYBRID, description="By meaning (dense), by words (lexical), or by both.")
-    document_ids: list[str] | None = Field(
+    document_ids: list[_Text] | None = Field(
         None, max_length=MAX_DOCUMENT_IDS, description="Only in these documents; an empty list is none."
     )
     pages: PageRange | None = Field(None, description="Only chunks that overlap these pages.")

@@ -103,6 +103,8 @@ def test_a_search_by_words_embeds_nothing(http: TestClient, embedded: list[str])
         {"metdata": {"author": "ann"}},
         {"pages": {"first": 2, "last": 1}},
         {"mode": "sparse"},
+        {"document_ids": ["\udc00"]},
+        {"metadata": {"\ud800": "\ud800"}},
     ],
 )
 def test_what_is_no_search_is_422(http: TestClient, asked: dict[str, Any]) -> None:
