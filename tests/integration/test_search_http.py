@@ -109,7 +109,8 @@ def test_a_search_by_words_embeds_nothing(http: TestClient, embedded: list[str])
 )
 def test_what_is_no_search_is_422(http: TestClient, asked: dict[str, Any]) -> None:
     """With a problem body, and before any store is asked."""
-    answer = http.post("/v1/search", json={"query": "x", **asked})
+    body = json.dumps({"query": "x", **asked})  # with \\u escapes, which can write what UTF-8 cannot
+    answer = http.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert answer.headers["content-type"].startswith("application/problem+json")
 
