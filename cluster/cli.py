@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from cluster import batch, display
+from cluster.filters import parse_pages, parse_where
 from cluster.instance import adopt_ray_auth, only_instance, stop_instance, tell_addresses
 from ingest.apikeys import ApiKey, digest, new_key
 from ingest.errors import FanfoldError
@@ -25,6 +26,7 @@ from ingest.model import DEFAULT_TENANT, JobState
 from ingest.settings import Settings
 from serve.client import Client, ServiceError
 from serve.schemas import JobView
+from serve.search_schemas import SearchMode, SearchOptions, SearchRequest
 
 KEEP_ALIVE_S = 1.0
 STOP_TIMEOUT_S = 90.0
@@ -172,17 +174,39 @@ def delete(
 
 
 @app.command()
-def search(
+def search(  # noqa: PLR0913  # each is an option of the command
     query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Most hits to show.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Most hits (or documents) to show.")] = 5,
+    mode: Annotated[
+        SearchMode, typer.Option("--mode", "-m", help="By meaning, by words, or both.")
+    ] = SearchMode.HYBRID,
+    document: Annotated[list[str] | None, typer.Option(help="Only in this document; may be repeated.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only where the metadata say so: author=Ann, year>=2020; may be repeated.")
+    ] = None,
+    pages: Annotated[str | None, typer.Option(help="Only on these pages: 3-7, 3- or 3.")] = None,
+    by_document: Annotated[bool, typer.Option("--by-document", help="Group the hits by document.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search everything that is published, by meaning."""
+    """Search everything that is published, by meaning and by words."""
     if not query.strip():
         raise typer.BadParameter("say what to look for.", param_hint="QUERY")
+    asked: SearchOptions = {"mode": mode, "document_ids": document or None, "group_by_document": by_document}
+    try:
+        asked["metadata"] = parse_where(where) if where else None
+        asked["pages"] = parse_pages(pages) if pages else None
+        SearchRequest.model_validate({"query": query, "limit": limit, **asked})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise typer.BadParameter(wrong["msg"], param_hint=str(wrong["loc"][0])) from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     with _client() as client:
-        hits = client.search(query, limit=limit)
-    _print_json(hits) if as_json else out.print(display.hits(hits))
+        found = client.search_response(query, limit=limit, **asked)
+    if as_json:
+        _print_json(found.hits if found.groups is None else found.groups)
+    else:
+        out.print(display.search_results(found))
 
 
 @app.command()

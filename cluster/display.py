@@ -19,7 +19,8 @@ from ingest.findings import Finding
 from ingest.model import JobState, Stage
 from ingest.settings import Settings
 from serve.client import ServiceError
-from serve.schemas import DocumentView, Hit, JobView, SubmitView
+from serve.schemas import DocumentView, JobView, SubmitView
+from serve.search_schemas import Hit, SearchResponse
 
 STATE_STYLE = {
     JobState.QUEUED: "dim",
@@ -30,7 +31,6 @@ STATE_STYLE = {
     JobState.FAILED: "bold red",
     JobState.CANCELLED: "yellow",
 }
-SNIPPET_CHARACTERS = 320
 JOB_ID_CHARACTERS = 36
 DOCUMENT_ID_CHARACTERS = 32
 FILENAME_CHARACTERS = 28
@@ -175,20 +175,42 @@ def made_key(api_key: str, entry: str) -> RenderableType:
     )
 
 
-def hits(found: Sequence[Hit]) -> RenderableType:
-    """The hits, best first: where, how near, and the text."""
-    if not found:
+def search_results(found: SearchResponse) -> RenderableType:
+    """The hits, best first, or the documents with theirs: where, how well it fits, and the words that were found."""
+    if not found.hits:
         return Text("Nothing found. Is anything ingested? See: fanfold jobs", style="yellow")
     parts: list[RenderableType] = []
-    for rank, hit in enumerate(found, 1):
-        pages = (
-            f"page {hit.first_page}" if hit.first_page == hit.last_page else f"pages {hit.first_page}-{hit.last_page}"
-        )
-        title = f"[bold]{rank}. {escape(hit.filename)}[/], [cyan]{pages}[/] [dim]{hit.score:.2f}[/]"
-        text = " ".join(hit.text.split())
-        snippet = text if len(text) <= SNIPPET_CHARACTERS else f"{text[:SNIPPET_CHARACTERS].rsplit(' ', 1)[0]} ..."
-        parts += [Rule(title, align="left", style="dim"), Padding(Text(snippet), (0, 0, 1, 3))]
+    if found.groups is None:
+        for rank, hit in enumerate(found.hits, 1):
+            title = f"[bold]{rank}. {escape(hit.filename)}[/], [cyan]{_pages(hit)}[/] [dim]{_score(hit)}[/]"
+            parts += [Rule(title, align="left", style="dim"), Padding(_snippet(hit), (0, 0, 1, 3))]
+        return Group(*parts)
+    for rank, group in enumerate(found.groups, 1):
+        parts.append(Rule(f"[bold]{rank}. {escape(group.filename)}[/]", align="left", style="dim"))
+        for hit in group.hits:
+            parts.append(Padding(f"[cyan]{_pages(hit)}[/] [dim]{_score(hit)}[/]", (0, 0, 0, 3)))
+            parts.append(Padding(_snippet(hit), (0, 0, 1, 3)))
     return Group(*parts)
+
+
+def _pages(hit: Hit) -> str:
+    return f"page {hit.first_page}" if hit.first_page == hit.last_page else f"pages {hit.first_page}-{hit.last_page}"
+
+
+def _score(hit: Hit) -> str:
+    """What each side says: a fused score tells a person nothing."""
+    named = (("meaning", hit.scores.dense), ("words", hit.scores.lexical))
+    return ", ".join(f"{name} {score:.2f}" for name, score in named if score is not None)
+
+
+def _snippet(hit: Hit) -> Text:
+    """The snippet with its marks, which count UTF-16 code units, in bold."""
+    encoded, shown, at = hit.snippet.text.encode("utf-16-le"), Text(), 0
+    for mark in hit.snippet.marks:
+        shown.append(encoded[2 * at : 2 * mark.start].decode("utf-16-le"))
+        shown.append(encoded[2 * mark.start : 2 * mark.end].decode("utf-16-le"), style="bold")
+        at = mark.end
+    return shown.append(encoded[2 * at :].decode("utf-16-le"))
 
 
 def answers(given: Sequence[tuple[str, BaseModel | ServiceError]]) -> RenderableType:

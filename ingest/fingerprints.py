@@ -2,6 +2,7 @@
 
 from ingest import ids
 from ingest.model import PipelineSpec
+from ingest.points import POINTS_VERSION
 from ingest.settings import Settings
 from ingest.stages.models import embedding_model_path, model_digest, ocr_model_dirs
 
@@ -49,7 +50,7 @@ def pipeline_of(settings: Settings) -> PipelineSpec:
         "chunk_tokens": settings.chunk_tokens,
         "chunk_overlap_tokens": settings.chunk_overlap_tokens,
     }
-    return PipelineSpec(extract=extract, chunk=chunk, embed=embed, settings=shown)
+    return PipelineSpec(extract=extract, chunk=chunk, embed=embed, points=POINTS_VERSION, settings=shown)
 
 
 def _ocr_digest(settings: Settings) -> str:

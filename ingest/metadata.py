@@ -7,10 +7,12 @@ from typing import Any, TypeAlias
 from ingest.errors import InputError
 
 Metadata: TypeAlias = dict[str, Any]
+Conditions: TypeAlias = Mapping[str, Mapping[str, Any]]  # dotted name -> one of OPERATORS -> what to compare with
 
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 8
 INT64 = 2**63  # what BSON can hold
+OPERATORS = frozenset({"eq", "in", "gt", "gte", "lt", "lte"})
 
 
 class BadMetadata(InputError):
@@ -43,6 +45,25 @@ def parse_metadata(text: str) -> Metadata:
 def check_metadata(value: Metadata) -> Metadata:
     """An object that has been parsed already, by the same rules. Raises `BadMetadata`."""
     return parse_metadata(json.dumps(value))
+
+
+def mongo_filter(conditions: Conditions) -> dict[str, Any]:
+    """The MongoDB filter for documents whose metadata fulfil every condition; no condition is an empty filter.
+
+    Compares as MongoDB does: only values of one kind with each other (a number with numbers, text with text, by code
+    point), and of an array each condition is fulfilled if any element fulfils it.
+    Raises `BadMetadata` for a name that metadata could not have, and for another operator: nothing that a user sends
+    becomes an operator of MongoDB's.
+    """
+    for name, operators in conditions.items():
+        for part in name.split("."):
+            _check_name(part)
+        if not operators or not operators.keys() <= OPERATORS:
+            raise BadMetadata(f"A condition on metadata uses some of: {', '.join(sorted(OPERATORS))}.")
+    return {
+        f"metadata.{name}": {f"${operator}": operand for operator, operand in operators.items()}
+        for name, operators in conditions.items()
+    }
 
 
 def _check(value: object, *, depth: int) -> None:

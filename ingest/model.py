@@ -204,12 +204,13 @@ class PipelineSpec(Record):
     extract: str
     chunk: str
     embed: str
+    points: int = 1  # `POINTS_VERSION` of the jobs that recorded none
     settings: dict[str, str | int | float] = Field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
-        """The whole pipeline's fingerprint: that of its last stage, which covers the others."""
-        return self.embed
+        """The whole pipeline's fingerprint: the last stage's, which covers the others, and how points are written."""
+        return f"{self.embed}.{self.points}"
 
 
 class Job(Record):
@@ -380,23 +381,3 @@ class Revision:
     def title(self) -> str:
         """Short, for process titles and Ray's dashboard."""
         return f"{self.document_id[:TITLE_CHARACTERS]} r{self.number}"
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A point that is near a query: which chunk of which revision, and how near (cosine, 1 is identical)."""
-
-    chunk_id: str
-    document_id: str
-    revision: int
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A point as Qdrant holds it, without its vector; a stranger's point has no document."""
-
-    point_id: str
-    document_id: str | None
-    revision: int | None
-    collection: str

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -16,6 +16,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 from ingest.metadata import Metadata
 from ingest.model import JobState
 from serve import schemas
+from serve.search_schemas import Hit, SearchOptions, SearchRequest, SearchResponse
 
 TIMEOUT_S = 120.0
 RETRY_FOR_S = 60.0
@@ -139,10 +140,15 @@ class Client:
         path = f"/v1/documents/{quote(document_id, safe='')}/pages/{page_number}/marks"
         return self._call(schemas.MarkList, "GET", path, params={"chunk_id": chunk_id}).marks
 
-    def search(self, query: str, *, limit: int = 10, document_ids: list[str] | None = None) -> list[schemas.Hit]:
-        """The chunks nearest in meaning to the query, best first."""
-        wanted = schemas.SearchRequest(query=query, limit=limit, document_ids=document_ids)
-        return self._call(schemas.SearchResponse, "POST", "/v1/search", json=wanted.model_dump()).hits
+    def search(self, query: str, *, limit: int = 10, **asked: Unpack[SearchOptions]) -> list[Hit]:
+        """The chunks that fit the query best, best first; grouped, in the order of their documents."""
+        return self.search_response(query, limit=limit, **asked).hits
+
+    def search_response(self, query: str, *, limit: int = 10, **asked: Unpack[SearchOptions]) -> SearchResponse:
+        """The same with `groups`, if they were asked for. Raises pydantic's `ValidationError` for what no search is."""
+        wanted = SearchRequest.model_validate({"query": query, "limit": limit, **asked})
+        body = wanted.model_dump(mode="json", exclude_unset=True)
+        return self._call(SearchResponse, "POST", "/v1/search", json=body)
 
     def _pages(self, view: type[Listing], path: str, *, limit: int = sys.maxsize, **params: str) -> Iterator[Listing]:
         """A list, answer by answer, up to `limit` items."""

@@ -26,8 +26,6 @@ from serve.refusals import BadCursor
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
-MAX_HITS = 100
-MAX_QUERY_CHARACTERS = 4_000
 MAX_WAIT_S = 60.0
 MAX_CURSOR_CHARACTERS = 200
 MAX_POSITION = 2**31 - 1
@@ -262,33 +260,6 @@ class ChunkPage(Schema):
 
     chunks: list[ChunkView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
-
-
-class SearchRequest(Schema):
-    """What to look for."""
-
-    query: str = Field(min_length=1, max_length=MAX_QUERY_CHARACTERS, examples=["when does the ferry leave?"])
-    limit: int = Field(10, ge=1, le=MAX_HITS)
-    document_ids: list[str] | None = Field(None, max_length=1_000, description="Only in these documents.")
-
-
-class Hit(Schema):
-    """A chunk that was found."""
-
-    chunk_id: str
-    document_id: str
-    filename: str
-    chunk_index: int
-    first_page: int
-    last_page: int
-    score: float = Field(description="Cosine similarity; 1 is identical.")
-    text: str
-
-
-class SearchResponse(Schema):
-    """What was found, best first."""
-
-    hits: list[Hit]
 
 
 class Readiness(Schema):

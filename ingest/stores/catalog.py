@@ -12,9 +12,11 @@ from pymongo.errors import DuplicateKeyError
 from ingest import ids
 from ingest.errors import NotFound
 from ingest.faults import fault_point
-from ingest.metadata import Metadata
+from ingest.metadata import Conditions, Metadata, mongo_filter
 from ingest.model import Chunk, Document, Revision, StoredChunk
 from ingest.stores.mongo import mongo_errors
+
+NO_CONDITIONS: Conditions = {}
 
 
 class Catalog:
@@ -59,11 +61,14 @@ class Catalog:
         return Document.model_validate(found)
 
     @fault_point("catalog.documents")
-    def documents(self, tenant: str, document_ids: Iterable[str]) -> dict[str, Document]:
-        """Those of the documents that the tenant has and that are not deleted, by id."""
+    def documents(
+        self, tenant: str, document_ids: Iterable[str], conditions: Conditions = NO_CONDITIONS
+    ) -> dict[str, Document]:
+        """Those of the documents that the tenant has, that are not deleted and fulfil the conditions, by id."""
         condition = {"_id": {"$in": list(document_ids)}, "tenant": tenant, "deleted_at": None}
         with mongo_errors():
-            found = [Document.model_validate(record) for record in self._documents.find(condition)]
+            records = self._documents.find({**mongo_filter(conditions), **condition})
+            found = [Document.model_validate(record) for record in records]
         return {document.document_id: document for document in found}
 
     @fault_point("catalog.find")
@@ -84,6 +89,21 @@ class Catalog:
         with mongo_errors():
             found = self._documents.find(condition).sort([("created_at", DESCENDING), ("_id", DESCENDING)])
             return [Document.model_validate(record) for record in found.limit(limit)]
+
+    @fault_point("catalog.documents_with")
+    def documents_with(
+        self, tenant: str, conditions: Conditions, *, limit: int, document_ids: Sequence[str] | None = None
+    ) -> list[str]:
+        """The ids of at most `limit` published documents of the tenant whose metadata fulfil the conditions.
+
+        In no order; with `document_ids`, only those. Reads all of the tenant's documents: metadata have no index.
+        """
+        condition: dict[str, Any] = {"tenant": tenant, "deleted_at": None, "published_revision": {"$ne": None}}
+        if document_ids is not None:
+            condition["_id"] = {"$in": list(document_ids)}
+        with mongo_errors():
+            found = self._documents.find({**mongo_filter(conditions), **condition}, {"_id": 1}).limit(limit)
+            return [record["_id"] for record in found]
 
     @fault_point("catalog.advance")
     def advance(self, document_id: str, revision: int) -> None:

@@ -1,11 +1,12 @@
 """The vector store: one point a chunk, in Qdrant.
 
-One collection a model and dimension; point id = chunk id. The client is a real Qdrant's, or the embedded one's with the
-same methods; this file does not know which.
+One collection a model, dimension and version of what points hold; point id = chunk id. A point has two vectors:
+`meaning`, the embedding, and `words`, the sparse one of lexical search. The client is a real Qdrant's, or the embedded
+one's with the same methods; this file does not know which.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -20,14 +21,19 @@ from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 from ingest import ids
 from ingest.errors import StoreRefused, StoreUnavailable
 from ingest.faults import fault_point
-from ingest.model import Chunk, Match, Point, Revision
+from ingest.model import Chunk, Revision
+from ingest.points import EVERYWHERE, POINTS_VERSION, Match, Point, Scope, TermWeights
+from ingest.stages.lexical import chunk_weights
 
 SCROLL_PAGE = 2_000
 COLLECTION_PREFIX = "fanfold-"
+MEANING, WORDS = "meaning", "words"  # the names of a point's vectors
 INDEXED_PAYLOAD = {
     "tenant": models.PayloadSchemaType.KEYWORD,
     "document_id": models.PayloadSchemaType.KEYWORD,
     "revision": models.PayloadSchemaType.INTEGER,
+    "first_page": models.PayloadSchemaType.INTEGER,
+    "last_page": models.PayloadSchemaType.INTEGER,
 }
 
 
@@ -55,9 +61,13 @@ class QdrantApi(Protocol):
 
 
 def collection_name(model: str, dimension: int) -> str:
-    """The collection of one model and dimension: `fanfold-all-minilm-l6-v2-384`."""
+    """The collection of one model and dimension: `fanfold-all-minilm-l6-v2-384-v2`.
+
+    It ends with the version of what points hold: points of an earlier one are left alone until their document is sent
+    again, and are removed then like those of any earlier revision.
+    """
     slug = re.sub(r"[^a-z0-9]+", "-", model.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-")
-    return f"{COLLECTION_PREFIX}{slug}-{dimension}"
+    return f"{COLLECTION_PREFIX}{slug}-{dimension}-v{POINTS_VERSION}"
 
 
 QDRANT_METHODS = frozenset(name for name, member in vars(QdrantApi).items() if isinstance(member, property))
@@ -81,7 +91,8 @@ class VectorStore:
                 try:
                     self._client.create_collection(
                         self._collection,
-                        vectors_config=models.VectorParams(size=dimension, distance=models.Distance.COSINE),
+                        vectors_config={MEANING: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
+                        sparse_vectors_config={WORDS: models.SparseVectorParams(modifier=models.Modifier.IDF)},
                     )
                 except (ApiException, ValueError):  # somebody else created it between the question and the call
                     if not self._client.collection_exists(self._collection):
@@ -93,22 +104,9 @@ class VectorStore:
     def upsert(self, revision: Revision, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
         """Write one point a chunk under this revision and wait until it is applied; repeating changes nothing.
 
-        `vectors` has the shape (len(chunks), dimension).
+        `vectors` has the shape (len(chunks), dimension); the chunks' words are weighed here.
         """
-        points = [
-            models.PointStruct(
-                id=ids.chunk_id(revision.document_id, revision.number, chunk.chunk_index),
-                vector=vector.tolist(),
-                payload={
-                    "tenant": revision.tenant,
-                    "document_id": revision.document_id,
-                    "revision": revision.number,
-                    "chunk_index": chunk.chunk_index,
-                    "epoch": revision.epoch,
-                },
-            )
-            for chunk, vector in zip(chunks, vectors, strict=True)
-        ]
+        points = [_point(revision, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
         with _qdrant_errors():
             self._client.upsert(self._collection, points=points, wait=True)
 
@@ -153,19 +151,20 @@ class VectorStore:
 
     @fault_point("vectors.search")
     def search(
-        self, tenant: str, vector: Sequence[float], *, limit: int, document_ids: Sequence[str] | None = None
+        self, tenant: str, query: Sequence[float] | TermWeights, *, limit: int, scope: Scope = EVERYWHERE
     ) -> list[Match]:
-        """The nearest points of the tenant, best first, whatever their revision: the caller keeps the published."""
-        conditions: list[models.Condition] = [_equals("tenant", tenant)]
-        if document_ids is not None:
-            conditions.append(models.FieldCondition(key="document_id", match=models.MatchAny(any=list(document_ids))))
+        """The tenant's points that fit best, best first, whatever their revision: the caller keeps the published.
+
+        A vector is compared with the meaning of every point; weighted terms find the points that hold one of them.
+        """
         with _qdrant_errors():
             response = self._client.query_points(
                 self._collection,
-                query=list(vector),
-                query_filter=models.Filter(must=conditions),
+                query=_sparse(query) if isinstance(query, Mapping) else list(query),
+                using=WORDS if isinstance(query, Mapping) else MEANING,
+                query_filter=_within(tenant, scope),
                 limit=limit,
-                with_payload=True,
+                with_payload=["document_id", "revision"],
             )
         return [
             Match(
@@ -211,6 +210,41 @@ class VectorStore:
             yield from records
             if offset is None:
                 return
+
+
+def _point(revision: Revision, chunk: Chunk, vector: NDArray[np.float32]) -> models.PointStruct:
+    weights = chunk_weights(chunk.text)
+    words = {WORDS: _sparse(weights)} if weights else {}  # a chunk of rules and stars has none
+    return models.PointStruct(
+        id=ids.chunk_id(revision.document_id, revision.number, chunk.chunk_index),
+        vector={MEANING: vector.tolist(), **words},
+        payload={
+            "tenant": revision.tenant,
+            "document_id": revision.document_id,
+            "revision": revision.number,
+            "chunk_index": chunk.chunk_index,
+            "first_page": chunk.first_page,
+            "last_page": chunk.last_page,
+            "epoch": revision.epoch,
+        },
+    )
+
+
+def _sparse(weights: TermWeights) -> models.SparseVector:
+    return models.SparseVector(indices=list(weights.keys()), values=list(weights.values()))
+
+
+def _within(tenant: str, scope: Scope) -> models.Filter:
+    """The tenant's points in the scope; a chunk overlaps the pages when it begins before their end and ends after."""
+    conditions: list[models.Condition] = [_equals("tenant", tenant)]
+    if scope.document_ids is not None:
+        documents = models.MatchAny(any=list(scope.document_ids))
+        conditions.append(models.FieldCondition(key="document_id", match=documents))
+    if scope.first_page is not None:
+        conditions.append(models.FieldCondition(key="last_page", range=models.Range(gte=scope.first_page)))
+    if scope.last_page is not None:
+        conditions.append(_at_most("first_page", scope.last_page))
+    return models.Filter(must=conditions)
 
 
 def _equals(field: str, value: str | int) -> models.FieldCondition:

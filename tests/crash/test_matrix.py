@@ -186,10 +186,12 @@ def _assert_published(faulty: FaultyCluster, job: JobView, undisturbed: list[str
     assert_published_exactly(faulty.stores, job)
     chunks = faulty.ask(lambda: list(faulty.client.chunks(job.document_id)))
     hits = faulty.ask(lambda: faulty.client.search("who takes the wheel", limit=50, document_ids=[job.document_id]))
+    unsaid = faulty.ask(lambda: faulty.client.search("who takes the wheel", metadata={"nobody": "said so"}))
     listed = faulty.ask(lambda: list(faulty.client.jobs(limit=5)))
     manifest = ids.chunk_ids(job.document_id, job.revision, len(chunks))
     assert [chunk.chunk_id for chunk in chunks] == manifest
     assert sorted(hit.chunk_id for hit in hits) == sorted(manifest)
+    assert unsaid == []
     assert [chunk.text for chunk in chunks] == undisturbed
     assert job.job_id in {one.job_id for one in listed}
 

@@ -87,7 +87,9 @@ class QdrantServer:
             return getattr(self._local, method)(*args, **kwargs)
 
     def _create(self, name: str, body: models.CreateCollection) -> Any:
-        return self._call("create_collection", name, vectors_config=body.vectors)
+        return self._call(
+            "create_collection", name, vectors_config=body.vectors, sparse_vectors_config=body.sparse_vectors
+        )
 
     def _index(self, name: str, body: models.CreateFieldIndex) -> Any:
         self.indexes[body.field_name] = str(body.field_schema)
@@ -107,7 +109,8 @@ class QdrantServer:
         return {"points": points, "next_page_offset": following}
 
     def _query(self, name: str, body: models.QueryRequest) -> Any:
-        return self._call("query_points", name, body.query, query_filter=body.filter, limit=body.limit)
+        how = {"using": body.using, "query_filter": body.filter, "limit": body.limit, "with_payload": body.with_payload}
+        return self._call("query_points", name, body.query, **how)
 
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:

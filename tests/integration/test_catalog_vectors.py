@@ -14,6 +14,7 @@ from qdrant_client import QdrantClient
 from ingest import ids
 from ingest.errors import NotFound
 from ingest.model import Document
+from ingest.points import Scope
 from ingest.stores import Stores
 from ingest.stores.catalog import Catalog
 from ingest.stores.vectors import VectorStore, collection_name
@@ -217,10 +218,10 @@ def test_search_can_be_limited_to_documents_and_in_number(stores: Stores) -> Non
     for document_id in ("d", "e", "f"):
         write(stores, document_id, 1, 3)
     vector = axis_vectors(1)[0].tolist()
-    found = stores.vectors.search(TENANT, vector, limit=4, document_ids=["e", "f"])
+    found = stores.vectors.search(TENANT, vector, limit=4, scope=Scope(document_ids=["e", "f"]))
     assert len(found) == 4
     assert {match.document_id for match in found} == {"e", "f"}
-    assert stores.vectors.search(TENANT, vector, limit=4, document_ids=[]) == []
+    assert stores.vectors.search(TENANT, vector, limit=4, scope=Scope(document_ids=[])) == []
 
 
 def test_point_ids_are_read_beyond_one_page(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,9 +273,9 @@ def test_preparing_the_catalog_again_and_at_the_same_moment_changes_nothing(
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("all-MiniLM-L6-v2", "fanfold-all-minilm-l6-v2-384"),
-        ("sentence-transformers/all-MiniLM-L6-v2", "fanfold-all-minilm-l6-v2-384"),
-        ("/models/My Model (v2)/", "fanfold-my-model-v2-384"),
+        ("all-MiniLM-L6-v2", "fanfold-all-minilm-l6-v2-384-v2"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "fanfold-all-minilm-l6-v2-384-v2"),
+        ("/models/My Model (v2)/", "fanfold-my-model-v2-384-v2"),
     ],
 )
 def test_a_collection_is_named_after_model_and_dimension(model: str, expected: str) -> None:

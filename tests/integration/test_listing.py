@@ -31,10 +31,10 @@ def web(stores: Stores, settings: Settings) -> Web:
     return Web(stores, settings)
 
 
-def listed(web: Web, path: str, name: str, **params: object) -> list[str]:
+def listed(web: Web, path: str, name: str, **params: str | int | bool) -> list[str]:
     """Everything in a list, read two at a time."""
     found: list[str] = []
-    cursor: dict[str, str] = {}
+    cursor: dict[str, str | int | bool] = {}
     while True:
         page = web.client().get(path, params={"limit": 2} | params | cursor).json()
         found += [str(item[name]) for items in page.values() if isinstance(items, list) for item in items]

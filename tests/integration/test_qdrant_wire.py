@@ -8,7 +8,10 @@ from qdrant_client import QdrantClient, models
 
 from ingest import ids
 from ingest.errors import FanfoldError, StoreError, StoreUnavailable
-from ingest.stores.vectors import QDRANT_METHODS, VectorStore
+from ingest.model import Chunk
+from ingest.points import POINTS_VERSION, Scope
+from ingest.stages.lexical import query_weights
+from ingest.stores.vectors import QDRANT_METHODS, VectorStore, collection_name
 from tests.builders import TENANT, a_revision, at_once, axis_vectors, some_chunks
 from tests.integration.qdrant_server import QdrantServer
 
@@ -54,6 +57,7 @@ CALLS: dict[str, Callable[[VectorStore], Any]] = {
     "delete_revision": lambda store: store.delete_revision("d", 1),
     "delete_other_revisions": lambda store: store.delete_other_revisions("d", up_to=1, shown=2),
     "search": lambda store: store.search(TENANT, QUERY, limit=3),
+    "search_words": lambda store: store.search(TENANT, query_weights("chunk"), limit=3),
     "ping": lambda store: store.ping(),
 }
 EVERY_CALL = pytest.mark.parametrize("call", [pytest.param(call, id=name) for name, call in CALLS.items()])
@@ -72,7 +76,13 @@ def test_preparing_again_and_at_the_same_moment_changes_nothing(server: QdrantSe
     written = write(stores[0], "d", 1, 3)
     stores[1].prepare(DIMENSION)
     assert stores[1].point_ids("d", 1) == written
-    assert server.indexes == {"tenant": "keyword", "document_id": "keyword", "revision": "integer"}
+    assert server.indexes == {
+        "tenant": "keyword",
+        "document_id": "keyword",
+        "revision": "integer",
+        "first_page": "integer",
+        "last_page": "integer",
+    }
 
 
 def test_losing_the_race_to_create_the_collection_is_no_error(server: QdrantServer) -> None:
@@ -127,15 +137,57 @@ def test_search_is_filtered_in_the_store(store: VectorStore) -> None:
     """Tenant and documents narrow the search; no document is nothing; best first, with revision and cosine."""
     for document_id, tenant in (("d", "a"), ("e", "a"), ("f", "a"), ("g", "b")):
         write(store, document_id, 7, 3, tenant=tenant)
-    found = store.search("a", QUERY, limit=4, document_ids=["e", "f", "g"])
+    found = store.search("a", QUERY, limit=4, scope=Scope(document_ids=["e", "f", "g"]))
     assert len(found) == 4
     assert {match.document_id for match in found} == {"e", "f"}
     assert [match.chunk_id for match in store.search("b", QUERY, limit=9)] == ids.chunk_ids("g", 7, 3)
     assert {match.revision for match in found} == {7}
     assert found[0].score == pytest.approx(1, abs=1e-6)
     assert [match.score for match in found] == sorted((match.score for match in found), reverse=True)
-    assert store.search("a", QUERY, limit=4, document_ids=[]) == []
+    assert store.search("a", QUERY, limit=4, scope=Scope(document_ids=[])) == []
     assert store.search("nobody", QUERY, limit=4) == []
+
+
+def test_words_find_the_points_that_hold_them(store: VectorStore) -> None:
+    """Sparse vectors go there and back: rare words weigh more, unknown ones find nothing, no word is no error."""
+    write(store, "d", 1, 3)
+    found = store.search(TENANT, query_weights("chunk 2"), limit=9)
+    assert found[0].chunk_id == ids.chunk_id("d", 1, 2)
+    assert len(found) == 3
+    assert [match.score for match in found] == sorted((match.score for match in found), reverse=True)
+    assert store.search(TENANT, query_weights("unknown"), limit=9) == []
+    assert store.search("nobody", query_weights("chunk"), limit=9) == []
+
+
+def test_only_points_of_the_pages_are_found(store: VectorStore) -> None:
+    """One chunk a page: by meaning and by words only those of the pages."""
+    write(store, "d", 1, 5)
+    for query in (QUERY, query_weights("chunk")):
+        found = store.search(TENANT, query, limit=9, scope=Scope(first_page=2, last_page=3))
+        assert {match.chunk_id for match in found} == set(ids.chunk_ids("d", 1, 3)[1:])
+
+
+def test_a_chunk_without_words_is_found_by_meaning_only(store: VectorStore) -> None:
+    """A page of ornaments has no sparse vector; it is written, read back and found all the same."""
+    store.upsert(a_revision("d"), [Chunk(0, "* * *", 1, 1, 3)], axis_vectors(1, dimension=DIMENSION))
+    assert store.point_ids("d", 1) == set(ids.chunk_ids("d", 1, 1))
+    assert len(store.search(TENANT, QUERY, limit=3)) == 1
+
+
+def test_the_points_of_an_earlier_version_are_left_alone(server: QdrantServer) -> None:
+    """An old collection, with one unnamed vector, is neither written to nor in the way; deletes reach it."""
+    client = QdrantClient(url=server.url, check_compatibility=False)
+    name = collection_name("m", DIMENSION)
+    old, now = name.removesuffix(f"-v{POINTS_VERSION}"), store_at(server, name)
+    client.create_collection(old, vectors_config=models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE))
+    payload = {"tenant": TENANT, "document_id": "d", "revision": 1, "epoch": 1}
+    client.upsert(old, [models.PointStruct(id=ids.chunk_id("d", 1, 0), vector=QUERY, payload=payload)], wait=True)
+    now.prepare(DIMENSION)
+    assert now.search(TENANT, QUERY, limit=3) == []
+    write(now, "d", 2, 1)
+    assert now.collections_with("d", 1) == {old: {ids.chunk_id("d", 1, 0)}}
+    now.delete_other_revisions("d", up_to=1, shown=2)
+    assert client.count(old).count == 0
 
 
 def test_one_revision_or_the_older_ones_are_removed_from_every_collection_of_ours(

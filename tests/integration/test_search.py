@@ -10,8 +10,8 @@ from pymongo.database import Database
 from ingest import ids
 from ingest.model import StoredChunk
 from ingest.stores import Stores
-from serve.schemas import Hit
 from serve.search import search
+from serve.search_schemas import Hit, SearchMode, SearchRequest
 from tests.builders import TENANT, a_document, a_revision, axis_vectors, some_chunks
 
 QUERY = [float(value) for value in axis_vectors(1)[0]]
@@ -35,7 +35,8 @@ def publish(stores: Stores, document_id: str, revision: int) -> None:
 
 def hits(stores: Stores, *, limit: int = 10, tenant: str = TENANT, document_ids: list[str] | None = None) -> list[Hit]:
     """What a user finds."""
-    return search(stores, tenant, QUERY, limit=limit, document_ids=document_ids)
+    wanted = SearchRequest(query="anything", mode=SearchMode.DENSE, limit=limit, document_ids=document_ids)
+    return search(stores, tenant, wanted, QUERY).hits
 
 
 def test_a_hit_is_the_chunk_with_its_document(stores: Stores) -> None:

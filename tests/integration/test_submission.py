@@ -10,6 +10,7 @@ from ingest import ids
 from ingest.errors import EmptyFile, InputError, NotAPdf, StoreUnavailable
 from ingest.metadata import Metadata
 from ingest.model import Job, JobState, PipelineSpec
+from ingest.points import POINTS_VERSION
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
 from ingest.submission import Submission, Upload, submit
@@ -277,3 +278,14 @@ def test_a_deleted_document_keeps_no_metadata(stores: Stores, upload: Upload) ->
     gone = stores.catalog.known(job.document_id)
     assert gone is not None
     assert gone.metadata == {}
+
+
+def test_a_document_whose_points_are_of_an_earlier_version_is_taken_in_again(stores: Stores, upload: Upload) -> None:
+    """Search does not look where they are: sending it again opens a job, and the job after that serves."""
+    earlier, now = (PIPELINE.model_copy(update={"points": points}) for points in (1, POINTS_VERSION))
+    send(stores, upload, pipeline=earlier)
+    finish(stores)
+    assert not send(stores, upload, pipeline=earlier).created
+    assert send(stores, upload, pipeline=now).created
+    finish(stores)
+    assert not send(stores, upload, pipeline=now).created

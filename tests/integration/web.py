@@ -1,6 +1,6 @@
 """The HTTP interface over real stores, without a cluster: what a cluster adds is not under test where this is used."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -48,6 +48,7 @@ class Web:
     stores: Stores
     settings: Settings
     probes: Mapping[str, Callable[[], None]] = field(default_factory=dict)
+    embed_query: Callable[[str], Awaitable[list[float]]] = embed
 
     @cached_property
     def service(self) -> Service:
@@ -59,7 +60,7 @@ class Web:
             admission=Admission(self.settings, self.stores.jobs.count_waiting),
             references=References(self.settings.source_urls, s3_endpoint_url=self.settings.s3_endpoint_url),
             viewer=StubViewer(),
-            embed_query=embed,
+            embed_query=self.embed_query,
             hint_cancel=lambda _job_id: None,
             probes=self.probes,
         )

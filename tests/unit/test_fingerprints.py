@@ -104,6 +104,25 @@ def test_the_whole_pipelines_fingerprint_covers_every_stage(base: dict[str, Any]
     assert len(whole) == 3
 
 
+def test_points_that_hold_something_else_repeat_no_stage_and_are_made_again(
+    base: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published document is not recognised any more, so that sending it again writes new points; vectors stay."""
+    before = pipeline(base)
+    monkeypatch.setattr(fingerprints, "POINTS_VERSION", 99)
+    after = pipeline(base)
+    assert changed(before, after) == set()
+    assert before.fingerprint != after.fingerprint
+
+
+def test_a_job_that_recorded_no_version_of_its_points_has_the_first(base: dict[str, Any]) -> None:
+    """Jobs of an earlier Fanfold are not taken for ones that serve."""
+    now = pipeline(base)
+    earlier = PipelineSpec.model_validate(now.model_dump(exclude={"points"}))
+    assert (earlier.points, earlier.embed) == (1, now.embed)
+    assert earlier.fingerprint != now.fingerprint
+
+
 def test_the_default_models_can_be_fingerprinted(tmp_path: Path) -> None:
     """The models in the wheels are known by content, the same on every call, and named for people."""
     first, second = (fingerprints.pipeline_of(Settings(data_dir=tmp_path)) for _ in range(2))
