@@ -216,9 +216,13 @@ class SupervisorActor:
 
 
 def refuse_second_supervisor() -> None:
-    """Raise `Conflict` when another `fanfold up` runs on this Ray cluster; what a dead one left is no obstacle."""
-    address = ray.get_runtime_context().gcs_address
-    running = {job.job_id for job in list_jobs(address=address) if job.status == "RUNNING"}
+    """Raise `Conflict` when another Fanfold runs on this Ray cluster.
+
+    What a dead one left is no obstacle, nor is what this Ray job started itself: Serve deploys again within one job.
+    """
+    context = ray.get_runtime_context()
+    address = context.gcs_address
+    running = {job.job_id for job in list_jobs(address=address) if job.status == "RUNNING"} - {context.get_job_id()}
     for actor in list_actors(address=address, filters=[("name", "=", SUPERVISOR_ACTOR), ("state", "=", "ALIVE")]):
         if actor.ray_namespace == NAMESPACE and actor.job_id in running:
             raise Conflict(
