@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 
 from cluster.metrics import JOBS, QUEUE_AGE, STORE_ERRORS
-from ingest.errors import StoreError
 from ingest.stores import Stores
 from ingest.telemetry import get_logger
 
@@ -25,7 +24,7 @@ class Survey:
             await asyncio.sleep(INTERVAL_S)
 
     async def look(self) -> None:
-        """Set the gauges, and count the stores that fail; raises nothing that a store does."""
+        """Set the gauges, and count the stores that fail; raises nothing."""
         await asyncio.gather(
             self._ask("mongodb", self._look_at_queue),
             self._ask("qdrant", self._stores.vectors.ping),
@@ -35,9 +34,9 @@ class Survey:
     async def _ask(self, store: str, call: Callable[[], None]) -> None:
         try:
             await asyncio.to_thread(call)
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001  # whatever a store's client raises, the next look comes
             STORE_ERRORS.inc(store=store)
-            log.warning("a store fails", store=store, error=error.message)
+            log.warning("a store fails", store=store, error=f"{type(error).__name__}: {error}")
 
     def _look_at_queue(self) -> None:
         backlog = self._stores.jobs.backlog()
