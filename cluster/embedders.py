@@ -12,6 +12,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 
 from cluster import tasks
 from cluster.composition import Blueprint
+from cluster.metrics import EMBEDDERS
 from cluster.nodes import cluster_cpus
 from cluster.work import OVERTIME_S, SOFT_STOP_S, meaning_of
 from ingest.errors import FanfoldError, WorkTimeout
@@ -37,13 +38,16 @@ class EmbedderPool:
     def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
         self._idle: asyncio.Queue[Embedder] | None = None
+        self._all: list[Embedder] = []
 
     def start(self) -> asyncio.Queue[Embedder]:
         """Start the actors, unless they run; returns at once, while their models load."""
         if self._idle is None:
             self._idle = asyncio.Queue()
-            for _ in range(self._blueprint.settings.embedders):
-                self._idle.put_nowait(Embedder(self._start_actor()))
+            self._all = [Embedder(self._start_actor()) for _ in range(self._blueprint.settings.embedders)]
+            for embedder in self._all:
+                self._idle.put_nowait(embedder)
+            self._report()
         return self._idle
 
     async def embed(self, revision: Revision, batch: int) -> None:
@@ -63,6 +67,7 @@ class EmbedderPool:
                 )
             except (RayError, FanfoldError) as error:
                 embedder.loaded, embedder.since = False, time.monotonic()  # if it died, another one loads in its place
+                self._report()
                 overtime = time.monotonic() - started_at >= self._limit_s
                 raise meaning_of(error, overtime=overtime) from None
 
@@ -77,6 +82,7 @@ class EmbedderPool:
             done, _ = await asyncio.wait({ready}, timeout=max(left_s, self._limit_s))
             if done and not isinstance(ready.exception(), ActorUnavailableError):
                 embedder.loaded = ready.result()
+                self._report()
             elif done and left_s > 0:
                 await asyncio.sleep(LOOK_AGAIN_S)
             else:
@@ -122,3 +128,10 @@ class EmbedderPool:
         log.warning("an embedder did not answer and is replaced")
         ray.kill(embedder.actor)
         embedder.actor, embedder.loaded, embedder.since = self._start_actor(), False, time.monotonic()
+        self._report()
+
+    def _report(self) -> None:
+        """How many actors have their model, and how many are loading it."""
+        loaded = sum(embedder.loaded for embedder in self._all)
+        EMBEDDERS.set(loaded, state="loaded")
+        EMBEDDERS.set(len(self._all) - loaded, state="loading")

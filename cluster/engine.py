@@ -5,12 +5,15 @@ from typing import Any
 from cluster import tasks
 from cluster.composition import Blueprint
 from cluster.embedders import EmbedderPool
+from cluster.metrics import BATCH_FILL, PAGES
 from cluster.scheduler import FairScheduler
 from cluster.work import Work
-from ingest.errors import WorkerCrashed, WorkError
+from ingest.errors import FanfoldError, WorkerCrashed, WorkError
 from ingest.faults import fault_point
-from ingest.model import ChunkPlan, Inspection, Revision
+from ingest.model import ChunkPlan, Inspection, Revision, Route
 from ingest.settings import INSPECT_START_FACTOR
+
+READ = "read"  # outcome of a page; otherwise its error's category
 
 
 class RayEngine:
@@ -33,6 +36,7 @@ class RayEngine:
             inspection: Inspection = await work.result()
         except WorkError as error:
             raise _at_page(error, work.last) from error
+        _count_inspected(inspection)
         return inspection
 
     @fault_point("ray.read_page", error=WorkerCrashed)
@@ -41,13 +45,20 @@ class RayEngine:
         task = tasks.read_page.options(name=f"ocr {revision.title} page {page_number}")
         async with self._scheduler.slot(revision.document_id):
             limit_s = self._blueprint.settings.page_timeout_s
-            await Work(task.remote(self._blueprint, revision, page_number), limit_s=limit_s).result()
+            try:
+                await Work(task.remote(self._blueprint, revision, page_number), limit_s=limit_s).result()
+            except FanfoldError as error:
+                PAGES.inc(route=Route.OCR, outcome=error.category)
+                raise
+            PAGES.inc(route=Route.OCR, outcome=READ)
 
     @fault_point("ray.cut", error=WorkerCrashed)
     async def cut(self, revision: Revision) -> ChunkPlan:
         """See `Activities.cut`."""
         task = tasks.cut.options(name=f"cut {revision.title}")
         plan: ChunkPlan = await self._step(task.remote(self._blueprint, revision)).result()
+        for size in plan.batch_sizes:
+            BATCH_FILL.observe(size / self._blueprint.settings.embedding_batch_chunks)
         return plan
 
     @fault_point("ray.embed", error=WorkerCrashed)
@@ -63,6 +74,13 @@ class RayEngine:
 
     def _step(self, values: Any) -> Work:
         return Work(values, limit_s=self._blueprint.settings.stage_timeout_s)
+
+
+def _count_inspected(inspection: Inspection) -> None:
+    """The pages that need no OCR: read from their text layer, or blank; and those that nobody can read."""
+    unreadable = len(inspection.unreadable_pages)
+    PAGES.inc(inspection.page_count - len(inspection.ocr_pages) - unreadable, route=Route.TEXT, outcome=READ)
+    PAGES.inc(unreadable, route=Route.TEXT, outcome=Route.UNREADABLE)
 
 
 def _at_page(error: WorkError, page_number: int | None) -> WorkError:

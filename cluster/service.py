@@ -60,7 +60,7 @@ class Running:
 @contextmanager
 def running(settings: Settings, report: Report = lambda _step: None) -> Iterator[Running]:
     """Everything, up and ready for the length of the block. `report` hears each step in words."""
-    _refuse_open_address(settings)
+    refuse_open_address(settings)
     _refuse_taken_port(settings)
     refuse_truncation(settings)
     report("looking for the stores")
@@ -116,7 +116,8 @@ def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
     )
 
 
-def _refuse_open_address(settings: Settings) -> None:
+def refuse_open_address(settings: Settings) -> None:
+    """Raise `ConfigurationError` when FANFOLD_HTTP_HOST would let callers in whom nobody checks."""
     if settings.http_host not in LOOPBACK and not settings.api_keys:
         raise ConfigurationError(
             f"FANFOLD_HTTP_HOST={settings.http_host} would let everybody on the network in. Make a key with `fanfold "

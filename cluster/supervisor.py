@@ -18,14 +18,15 @@ import ray
 import structlog
 from ray.util.state import list_actors, list_jobs
 
-from cluster import flags
+from cluster import accounting, flags
 from cluster.composition import Blueprint, enter
 from cluster.embedded import NAMESPACE
 from cluster.engine import RayEngine
-from cluster.metrics import Metrics
+from cluster.metrics import STORE_ERRORS
 from cluster.nodes import cluster_cpus
 from cluster.notices import Notifier
 from cluster.scheduler import FairScheduler
+from cluster.survey import Survey
 from ingest import faults
 from ingest.errors import ConfigurationError, Conflict, StoreUnavailable
 from ingest.model import Job
@@ -52,7 +53,6 @@ class Supervisor:
         self._blueprint = blueprint
         self._stores = stores
         self._holder = str(uuid.uuid4())
-        self._metrics = Metrics()
         self._pipelines: dict[str, Pipeline] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()  # a place is free, a cancel was asked for, or it is time to stop
@@ -63,7 +63,12 @@ class Supervisor:
         """Claim and work until told to stop."""
         scheduler = FairScheduler(SLOTS_PER_CPU * cluster_cpus())
         engine = RayEngine(self._blueprint, scheduler)
-        helpers = [asyncio.create_task(self._listen()), asyncio.create_task(self._sweep()), *self._notify()]
+        helpers = [
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._sweep()),
+            asyncio.create_task(Survey(self._stores).run()),
+            *self._notify(),
+        ]
         log.info("supervisor started", holder=self._holder)
         while not self._stopping:
             self._wake.clear()
@@ -98,6 +103,7 @@ class Supervisor:
                     return held
             one = await asyncio.to_thread(jobs.claim, self._holder) if free > 0 else None
         except StoreUnavailable as error:
+            STORE_ERRORS.inc(store="mongodb")
             log.warning("cannot claim", error=error.message)
             return []
         return [] if one is None else [one]
@@ -138,6 +144,7 @@ class Supervisor:
             try:
                 await asyncio.to_thread(self._stores.jobs.reopen_due)
             except StoreUnavailable as error:
+                STORE_ERRORS.inc(store="mongodb")
                 log.warning("cannot look for sweeps", error=error.message)
             self._look_for_cancelled()  # of those whose hint was lost
             await asyncio.sleep(SWEEP_INTERVAL_S)
@@ -163,18 +170,17 @@ class Supervisor:
         """One line and one count for an attempt; none where only the leftovers of an ended job were collected."""
         if claimed.state.terminal:
             return
-        outcome = ended.attempts[-1].outcome or "lost"
         error = ended.attempts[-1].error
         log.info(
             "attempt ended",
-            outcome=outcome,
+            outcome=accounting.outcome_of(ended),
             category=None if error is None else error.category,
             error=None if error is None else error.message,
             seconds=round(seconds, 3),
             failed_pages=len(ended.failed_pages),
             **ended.progress.model_dump(),
         )
-        self._metrics.attempt_ended(ended, outcome=outcome, seconds=seconds)
+        accounting.attempt_ended(ended, seconds=seconds)
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:
@@ -216,9 +222,13 @@ class SupervisorActor:
 
 
 def refuse_second_supervisor() -> None:
-    """Raise `Conflict` when another `fanfold up` runs on this Ray cluster; what a dead one left is no obstacle."""
-    address = ray.get_runtime_context().gcs_address
-    running = {job.job_id for job in list_jobs(address=address) if job.status == "RUNNING"}
+    """Raise `Conflict` when another Fanfold runs on this Ray cluster.
+
+    What a dead one left is no obstacle, nor is what this Ray job started itself: Serve deploys again within one job.
+    """
+    context = ray.get_runtime_context()
+    address = context.gcs_address
+    running = {job.job_id for job in list_jobs(address=address) if job.status == "RUNNING"} - {context.get_job_id()}
     for actor in list_actors(address=address, filters=[("name", "=", SUPERVISOR_ACTOR), ("state", "=", "ALIVE")]):
         if actor.ray_namespace == NAMESPACE and actor.job_id in running:
             raise Conflict(

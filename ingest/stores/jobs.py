@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,15 @@ from ingest.stores.held import HeldJob
 from ingest.stores.mongo import mongo_errors
 
 CLAIM_CANDIDATES = 16
+WAITING = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is still to be done."""
+
+    jobs: Mapping[JobState, int]  # by the state that users see, of those that have not ended
+    oldest_s: float  # how long the job that has waited longest could have been claimed; 0 when none waits
 
 
 class JobStore:
@@ -142,6 +152,16 @@ class JobStore:
         waiting = {"open": True, "state": JobState.QUEUED}
         with mongo_errors():
             return self._jobs.count_documents(waiting, limit=limit)
+
+    def backlog(self) -> Backlog:
+        """How much is to be done, of all tenants. Nothing is decided by it."""
+        now = self.now()
+        waiting = {"open": True, "state": JobState.QUEUED, "available_at": {"$lte": now}}
+        with mongo_errors():
+            jobs = {state: self._jobs.count_documents({"open": True, **_shown_as(state)}) for state in WAITING}
+            oldest = self._jobs.find_one(waiting, {"available_at": 1}, sort=[("available_at", ASCENDING)])
+        waited = timedelta() if oldest is None else now - oldest["available_at"]
+        return Backlog(jobs=jobs, oldest_s=waited.total_seconds())
 
     @fault_point("jobs.request_cancel")
     def request_cancel(self, job_id: str) -> Job:

@@ -59,6 +59,16 @@ def test_every_ray_that_is_started_asks_for_the_token(config: dict[str, Any]) ->
     assert "--dashboard-host=127.0.0.1" in starts[0]
 
 
+def test_the_head_starts_fanfold_and_gives_an_earlier_one_time_to_stop(config: dict[str, Any]) -> None:
+    """`ray up` alone brings the service up, detached from the launcher's shell; again, it first gives the jobs back."""
+    commands = config["head_start_ray_commands"]
+    order = ["fanfold down", "ray stop", "ray start --head", "fanfold up"]
+    assert [next(word for word in order if word in command) for command in commands] == order
+    assert re.search(r"setsid --fork nohup fanfold up .*< /dev/null", commands[-1])
+    assert commands[-1].startswith(". ~/fanfold.env;")
+    assert not any("fanfold" in command for command in config["worker_start_ray_commands"])
+
+
 def test_what_is_copied_is_in_the_repository(config: dict[str, Any]) -> None:
     """Every mount is a file of this checkout, or one that the instructions at the head of the file make."""
     mounted = set(config["file_mounts"].values()) - MADE_BY_THE_USER
