@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from ingest.telemetry import get_logger
 from serve.admission import Admission
 from serve.app import APP_NAME, EmbedQuery, application
 from serve.guard import LOOPBACK
+from serve.intake import proxy_environment
 from serve.service import Service
 
 OBJECT_STORE_BYTES = 256 * 1024**2  # Ray's own; Fanfold moves keys through it, not data
@@ -160,17 +161,34 @@ def _join_ray(settings: Settings) -> Any:
 def _start_ray(settings: Settings) -> Any:
     wanted = settings.dashboard_port
     dashboard_port = wanted if is_free("127.0.0.1", wanted) else free_port()
-    return ray.init(
-        address="local",
-        num_cpus=settings.num_cpus,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=dashboard_port,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _system_config={"num_workers_soft_limit": IDLE_WORKERS_PER_CPU * (settings.num_cpus or os.cpu_count() or 1)},
-    )
+    idle_workers = IDLE_WORKERS_PER_CPU * (settings.num_cpus or os.cpu_count() or 1)
+    with _inherited(proxy_environment(settings)):
+        return ray.init(
+            address="local",
+            num_cpus=settings.num_cpus,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=dashboard_port,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _system_config={"num_workers_soft_limit": idle_workers},
+        )
+
+
+@contextmanager
+def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that start within the block have these environment variables; this one has its own again after it."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_embedded_stores(settings: Settings, stack: ExitStack) -> EmbeddedMongoDB | None:

@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     num_cpus: int | None = Field(None, ge=1, description="CPUs to offer when Fanfold starts Ray; default all.")
 
     max_upload_bytes: int = Field(200 * 1024**2, ge=1, description="Largest file that is accepted.")
-    max_uploads: int = Field(8, ge=1, description="Uploads that a replica receives at a time; the next gets 503.")
+    max_uploading_bytes: int = Field(
+        256 * 1024**2, ge=1, description="Bytes of uploads under way at a time; one more is told to come back (503)."
+    )
     max_queued_jobs: int = Field(10_000, ge=1, description="Jobs that may wait; while so many do, a submit gets 503.")
     max_pages: int = Field(10_000, ge=1, description="Most pages that one document may have.")
     max_running_jobs: int = Field(8, ge=1, description="Jobs that one supervisor works on at a time.")

@@ -8,6 +8,7 @@ from fastapi.staticfiles import StaticFiles
 
 from serve import docs, problems
 from serve.guard import Guard
+from serve.intake import Intake
 from serve.routes import documents, health, images, jobs, searching
 from serve.routes.health import VERSION
 from serve.service import Service
@@ -28,6 +29,7 @@ def create_app(service: Service) -> FastAPI:
         app.include_router(module.router)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.add_api_route("/", _web_page, include_in_schema=False)
+    app.add_middleware(Intake, settings=service.settings)
     app.add_middleware(Guard, settings=service.settings)
     return app
 

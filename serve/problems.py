@@ -29,6 +29,7 @@ STATUS: dict[type[errors.FanfoldError], HTTPStatus] = {
     refusals.Unauthorized: HTTPStatus.UNAUTHORIZED,
     refusals.Forbidden: HTTPStatus.FORBIDDEN,
     refusals.Misdirected: HTTPStatus.MISDIRECTED_REQUEST,
+    refusals.LengthRequired: HTTPStatus.LENGTH_REQUIRED,
     refusals.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     refusals.ServiceFull: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.NotFound: HTTPStatus.NOT_FOUND,

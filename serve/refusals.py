@@ -23,6 +23,10 @@ class UnsupportedMediaType(FanfoldError):
     """The body is of none of the types that a submit takes."""
 
 
+class LengthRequired(InputError):
+    """A body of unknown length where none is taken."""
+
+
 class MissingFile(InputError):
     """A form without the field `file`, or one that cannot be read."""
 

@@ -18,12 +18,12 @@ from ingest.errors import FileTooLarge
 from ingest.metadata import MAX_METADATA_BYTES, Metadata, check_metadata, parse_metadata
 from ingest.references import References
 from ingest.submission import Upload
+from serve.intake import MULTIPART_OVERHEAD_BYTES
 from serve.refusals import BadReference, MissingFile, UnsupportedMediaType
 from serve.schemas import METADATA_HEADER, ReferenceRequest
 
 MAX_FILES = 100
 MAX_FILENAME_CHARACTERS = 255
-MULTIPART_OVERHEAD_BYTES = 64 * 1024
 MAX_REFERENCE_BYTES = 2 * MAX_METADATA_BYTES
 READ_BYTES = 1024**2
 
@@ -39,7 +39,6 @@ async def received(
     `BadReference`, or what `References.fetch` raises.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    _refuse_announced(request, max_bytes + MULTIPART_OVERHEAD_BYTES)
     with tempfile.TemporaryDirectory(prefix="fanfold-upload-") as name:
         directory = Path(name)
         if media_type == "application/pdf":
@@ -61,13 +60,6 @@ def safe_filename(name: str) -> str:
     base = PureWindowsPath(PurePosixPath(name).name).name
     printable = "".join(character for character in base if character.isprintable()).strip()
     return printable[:MAX_FILENAME_CHARACTERS] if printable.strip(".") else "document.pdf"
-
-
-def _refuse_announced(request: Request, max_bytes: int) -> None:
-    """Do not read what says beforehand that it is too large."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise _too_large(max_bytes - MULTIPART_OVERHEAD_BYTES)
 
 
 async def _raw(request: Request, directory: Path, max_bytes: int) -> Upload:

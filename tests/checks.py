@@ -61,7 +61,8 @@ def assert_invariants(
     idle = [document_id for document_id in stores.catalog.document_ids() if document_id not in busy]
     documents = [document for document_id in idle if (document := stores.catalog.known(document_id))]
     for document in documents:
-        _assert_document(stores, document, [job for job in jobs if job.document_id == document.document_id])
+        its = [job for job in jobs if job.document_id == document.document_id]
+        _assert_document(stores, document, its, keep_source=keep_source)
     shown = {(one.document_id, one.published_revision) for one in documents if one.chunk_count}
     assert {row for row in _rows(stores) if row[0] not in busy} == shown, "rows that no reader sees, or none to see"
     for _ in range(2):  # the second time finds what the first one did
@@ -140,7 +141,7 @@ def _assert_attempts(job: Job, max_attempts: int) -> None:
     assert max(stalled.values(), default=0) <= max_attempts + 1, f"one more attempt ends it: {attempts}"
 
 
-def _assert_document(stores: Stores, document: Document, jobs: list[Job]) -> None:
+def _assert_document(stores: Stores, document: Document, jobs: list[Job], *, keep_source: bool) -> None:
     """What its jobs say, newest first, is what readers see of it, and what is kept of it."""
     assert len({job.revision for job in jobs}) == len(jobs)
     latest = max(jobs, key=lambda job: job.revision, default=None)
@@ -155,9 +156,9 @@ def _assert_document(stores: Stores, document: Document, jobs: list[Job]) -> Non
     if latest is not None and latest.state.published:
         assert shown == latest.revision, f"succeeded, and not shown: {latest}"
     for_retry = latest is not None and latest.sweep_at is not None
-    kept = kept_objects(latest, document, keep_source=False, for_retry=for_retry)
+    kept = kept_objects(latest, document, keep_source=keep_source, for_retry=for_retry)
     if kept.source:
-        assert stores.objects.exists(ids.source_key(document.document_id)), f"nothing to retry with: {latest}"
+        assert stores.objects.exists(ids.source_key(document.document_id)), f"the PDF is not kept: {latest}"
 
 
 def _rows(stores: Stores) -> Iterator[tuple[str | None, int | None]]:

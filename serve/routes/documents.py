@@ -76,14 +76,13 @@ async def submit_documents(
     """
     await service.admission.check_queue()
     limit = service.settings.max_upload_bytes
-    with service.admission.upload():
-        async with received(request, service.references, tenant=tenant, max_bytes=limit) as uploads:
-            if len(uploads) == 1:
-                submission = await run_in_threadpool(_submit, service, tenant, uploads[0], idempotency_key)
-                return accepted(response, submission)
-            if idempotency_key is not None:
-                raise BadIdempotencyKey("An Idempotency-Key goes with one file. Send several without: it is safe.")
-            answers = [await run_in_threadpool(_answer, service, tenant, upload) for upload in uploads]
+    async with received(request, service.references, tenant=tenant, max_bytes=limit) as uploads:
+        if len(uploads) == 1:
+            submission = await run_in_threadpool(_submit, service, tenant, uploads[0], idempotency_key)
+            return accepted(response, submission)
+        if idempotency_key is not None:
+            raise BadIdempotencyKey("An Idempotency-Key goes with one file. Send several without: it is safe.")
+        answers = [await run_in_threadpool(_answer, service, tenant, upload) for upload in uploads]
     return JSONResponse(schemas.FileAnswers(files=answers).model_dump(mode="json"), HTTPStatus.MULTI_STATUS)
 
 

@@ -15,7 +15,6 @@ from cluster.ports import LOOPBACK, free_port
 from ingest.model import JobState
 from ingest.settings import Settings
 from ingest.stores import Stores
-from serve.refusals import ServiceFull
 from tests.integration.web import API_KEYS, KEYS, Web
 from tests.pdfs import pdf_of
 
@@ -233,17 +232,6 @@ def test_a_full_queue_refuses_before_reading(stores: Stores, settings: Settings)
     settle(stores, JobState.FAILED)
     web.service.admission._count_after = 0
     assert web.client().post("/v1/documents", content=pdf_of(["c"]), headers=PDF).status_code == 202
-
-
-def test_uploads_beyond_the_limit_are_refused_and_their_slots_come_back(stores: Stores, settings: Settings) -> None:
-    """While two uploads are under way a third is refused; whatever becomes of them, their slots are free again."""
-    web = Web(stores, settings.model_copy(update={"max_uploads": 2}))
-    with web.service.admission.upload(), web.service.admission.upload():
-        assert web.client().post("/v1/documents", content=LETTER, headers=PDF).status_code == 503
-        with pytest.raises(ServiceFull), web.service.admission.upload():
-            raise AssertionError("admitted")
-    for body in (b"", b"no PDF", LETTER, OTHER):
-        assert web.client().post("/v1/documents", content=body, headers=PDF).status_code in {202, 400}
 
 
 def test_an_upload_leaves_no_file_behind(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
