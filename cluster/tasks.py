@@ -110,9 +110,12 @@ def page_image(blueprint: Blueprint, document_id: str, page_number: int) -> Iter
 @ray.remote(num_cpus=0, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
 def page_marks(blueprint: Blueprint, document_id: str, page_number: int, text: str) -> Iterator[Started | list[Mark]]:
     """Where on a page of a kept PDF the text lies."""
-    activities(blueprint).load_ocr()
     with limits(blueprint.settings):
         yield Started.here()
+        is_scan = activities(blueprint).is_scan(document_id, page_number)
+    if is_scan:
+        activities(blueprint).load_ocr()  # takes seconds, and more memory than a page may
+    with limits(blueprint.settings):
         yield activities(blueprint).page_marks(document_id, page_number, text)
 
 

@@ -160,6 +160,11 @@ class Activities:
         source = self._source_of(document_id, page_number)
         return page_png(source, page_number, dpi=PAGE_IMAGE_DPI, max_pixels=self._settings.max_page_pixels)
 
+    @fault_point("activities.is_scan")
+    def is_scan(self, document_id: str, page_number: int) -> bool:
+        """Whether `page_marks` would have to read the page by OCR. Raises as `page_image` does."""
+        return pdf.inspect(self._source_of(document_id, page_number), page_number).route is Route.OCR
+
     @fault_point("activities.page_marks")
     def page_marks(self, document_id: str, page_number: int, chunk_text: str) -> list[Mark]:
         """Where a chunk's text lies on `page_image`, a box for each line; empty where the page holds nothing of it.

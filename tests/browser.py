@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, 
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 JOB_MS = 120_000
+IMAGE_MS = 30_000  # the first in a service waits for a process to start
 DESKTOP = (1280, 800)
 PHONE = (360, 740)
 MOST_TABS = 60  # key presses before something counts as out of the keyboard's reach
@@ -108,7 +109,8 @@ class Visitor:
         """Open a hit and wait for its page's image; the boxes over it."""
         hit.locator(".hit-open").click()
         image = self.page.locator("#viewer .paper img")
-        expect(image).to_be_visible()
+        expect(image).to_be_visible(timeout=IMAGE_MS)
+        expect(self.page.locator("#viewer .paper")).not_to_have_attribute("aria-busy", "true", timeout=IMAGE_MS)
         assert image.evaluate("image => image.naturalWidth") > 0
         return self.page.locator("#viewer .box")
 

@@ -80,7 +80,7 @@ def chunk_texts(stores: Stores, document_id: str) -> list[str]:
     return [chunk.text for chunk in stores.catalog.chunks(document, limit=max(1, document.chunk_count))]
 
 
-def assert_published_exactly(stores: Stores, job: JobView, *, complete: bool = True) -> None:
+def assert_published_exactly(stores: Stores, job: JobView, *, complete: bool = True, keep_source: bool = False) -> None:
     """MongoDB's chunk ids = Qdrant's point ids = the manifest; nothing else is left, unless pages are missing."""
     _until_closed(stores, lambda one: one.job_id == job.job_id)
     document = stores.catalog.document("default", job.document_id)
@@ -89,7 +89,7 @@ def assert_published_exactly(stores: Stores, job: JobView, *, complete: bool = T
     assert stores.catalog.chunk_ids(job.document_id, job.revision) == manifest
     assert stores.vectors.point_ids(job.document_id, job.revision) == manifest
     assert (stores.objects.keys(ids.checkpoint_prefix(job.document_id)) == []) is complete
-    assert stores.objects.exists(ids.source_key(job.document_id)) is not complete
+    assert stores.objects.exists(ids.source_key(job.document_id)) is (keep_source or not complete)
 
 
 def assert_nothing_left(stores: Stores, document_id: str, revision: int) -> None:

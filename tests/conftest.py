@@ -100,6 +100,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         page_timeout_s=20,
         max_pages=1_000,
         max_upload_bytes=20 * 1024**2,
+        keep_source=True,  # for the images of the web page
     )
     with running(settings) as service, Client(settings.http_url) as client:
         yield Cluster(service.blueprint, client, service.keep_alive)

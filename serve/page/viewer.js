@@ -1,6 +1,6 @@
 /** A hit on its page: the page's image with boxes over the matched text, and the text. */
 
-import { json, pathOf, Problem, request } from "./api.js";
+import { json, pathOf, request } from "./api.js";
 import { byId, fileName, make, marked } from "./dom.js";
 
 const NOT_KEPT = "urn:fanfold:source-not-kept";
@@ -55,19 +55,23 @@ export class Viewer {
     const sheet = byId("viewer-sheet");
     sheet.replaceChildren(make("p", { class: "sheet-note muted", role: "status" }, "Loading the page…"));
     const path = `${pathOf("documents", id)}/pages/${this.#page}`;
+    const finding = json("GET", `${path}/marks`, { parameters: { chunk_id }, signal }).catch(withoutMarks);
     try {
-      const [blob, found] = await Promise.all([
-        request(`${path}/image`, { signal }).then((answer) => answer.blob()),
-        json("GET", `${path}/marks`, { parameters: { chunk_id }, signal }).catch(withoutMarks),
-      ]);
+      const blob = await request(`${path}/image`, { signal }).then((answer) => answer.blob());
       if (signal.aborted) return;
       this.#image = URL.createObjectURL(blob);
       const image = make("img", { alt: `Page ${this.#page} of ${filename}` });
       image.src = this.#image;
       await image.decode().catch(() => {}); // a broken image shows its alternative text
       if (signal.aborted) return;
-      const boxes = found.marks.map(boxOf);
-      sheet.replaceChildren(make("div", { class: "paper" }, image, ...boxes));
+      const paper = make("div", { class: "paper", "aria-busy": "true" }, image);
+      const note = make("p", { class: "sheet-note muted", role: "status" }, "Finding the text on this page…");
+      sheet.replaceChildren(note, paper);
+      const boxes = (await finding).marks.map(boxOf);
+      if (signal.aborted) return;
+      note.remove();
+      paper.append(...boxes);
+      paper.removeAttribute("aria-busy");
       boxes[0]?.scrollIntoView({ block: "center" });
     } catch (error) {
       if (signal.aborted) return;
@@ -100,9 +104,8 @@ export class Viewer {
   }
 }
 
-function withoutMarks(error) {
-  if (error instanceof Problem) return { marks: [] }; // the image is worth showing without them
-  throw error;
+function withoutMarks() {
+  return { marks: [] }; // the image is worth showing without them
 }
 
 function boxOf({ x, y, width, height }) {

@@ -36,8 +36,8 @@ def test_a_killed_supervisor_is_followed_by_one_that_goes_on(cluster: Cluster, l
     ]
     in_flight = len(runs) - len(page_texts("letters"))
     assert in_flight <= len(page_texts("letters")) - committed
-    assert_published_exactly(cluster.stores, ended)
-    assert_invariants(cluster.stores)
+    assert_published_exactly(cluster.stores, ended, keep_source=True)
+    assert_invariants(cluster.stores, keep_source=True)
 
 
 def test_a_killed_page_worker_costs_no_page(cluster: Cluster, letters: Copy) -> None:
@@ -49,8 +49,8 @@ def test_a_killed_page_worker_costs_no_page(cluster: Cluster, letters: Copy) -> 
     assert ended.state is JobState.SUCCEEDED, ended.error
     assert ended.failed_pages == []
     assert ended.progress.pages_done == len(page_texts("letters"))
-    assert_published_exactly(cluster.stores, ended)
-    assert_invariants(cluster.stores)
+    assert_published_exactly(cluster.stores, ended, keep_source=True)
+    assert_invariants(cluster.stores, keep_source=True)
 
 
 def test_a_killed_embedded_qdrant_comes_back_with_its_points(cluster: Cluster, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_killed_embedded_qdrant_comes_back_with_its_points(cluster: Cluster, t
     ended = cluster.ingest(_letter(tmp_path, "The heron waits in the reeds."))
     kill_actor("qdrant")
     until(lambda: _answers(cluster.stores.vectors.ping))
-    assert_published_exactly(cluster.stores, ended)
+    assert_published_exactly(cluster.stores, ended, keep_source=True)
     again = cluster.ingest(_letter(tmp_path, "The otter swims under the bridge."))
     assert again.state is JobState.SUCCEEDED, again.error
     hits = cluster.client.search("a bird by the water", document_ids=[ended.document_id])

@@ -72,5 +72,5 @@ def test_a_supervisor_that_sleeps_through_its_lease_writes_nothing_more(cluster:
     assert [attempt.outcome for attempt in ended.attempts] == ["lost", "succeeded"]
     assert ended.attempts[1].holder == taken_over.holder != ended.attempts[0].holder
     assert ended.progress.pages_done == len(page_texts("letters"))
-    assert_published_exactly(cluster.stores, ended)
-    assert_invariants(cluster.stores)
+    assert_published_exactly(cluster.stores, ended, keep_source=True)
+    assert_invariants(cluster.stores, keep_source=True)

@@ -38,7 +38,7 @@ def test_every_file_of_the_corpus_ends_well(cluster: Cluster, capsys: pytest.Cap
             if not outcome.job.error.retryable:
                 assert_nothing_left(cluster.stores, outcome.job.document_id, outcome.job.revision)
         elif outcome.job.state is JobState.SUCCEEDED:
-            assert_published_exactly(cluster.stores, outcome.job)
+            assert_published_exactly(cluster.stores, outcome.job, keep_source=True)
     states = {outcome.path.name: outcome.error or "" for outcome in outcomes}
     assert all("password" in states[name] for name in PASSWORD_FILES)
     assert all(outcome.job is None or outcome.job.state.terminal for outcome in outcomes)

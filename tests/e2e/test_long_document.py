@@ -22,6 +22,6 @@ def test_a_500_page_book_is_published_without_one_ocr_call(cluster: Cluster, tmp
     job = cluster.ingest(path)
     assert job.state is JobState.SUCCEEDED, job.error
     assert job.progress.pages_done == PAGES
-    assert_published_exactly(cluster.stores, job)
+    assert_published_exactly(cluster.stores, job, keep_source=True)
     tasks = list_tasks(address=ray_address(), limit=10_000, raise_on_missing_output=False)
     assert not [task for task in tasks if str(task.name).startswith(f"ocr {job.document_id[:8]}")]

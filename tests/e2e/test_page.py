@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import JOB_MS, PHONE, Visitor, chromium, visitor
+from tests.browser import IMAGE_MS, JOB_MS, PHONE, Visitor, chromium, visitor
 from tests.clusters import Cluster
 from tests.pdfs import SCAN, pdf_of
 
@@ -90,7 +90,7 @@ def test_a_document_is_added_watched_found_and_seen(person: Visitor, letter: Pat
     viewer = person.page.locator("#viewer")
     while boxes.count() == 0:  # the hit may begin on the page before the one that holds the word
         viewer.get_by_role("button", name="Next page").click(timeout=2_000)
-        expect(viewer.locator(".paper img")).to_be_visible()
+        expect(viewer.locator(".paper:not([aria-busy]) img")).to_be_visible(timeout=IMAGE_MS)
     box, paper = boxes.first.bounding_box(), viewer.locator(".paper").bounding_box()
     assert box is not None
     assert paper is not None

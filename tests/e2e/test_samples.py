@@ -38,7 +38,7 @@ def test_every_sample_succeeds_with_all_its_pages(jobs: dict[str, JobView]) -> N
 def test_both_stores_hold_exactly_the_manifest(cluster: Cluster, jobs: dict[str, JobView]) -> None:
     """Chunk documents = points = `chunk_count`, under the ids of the contract; working copies are gone."""
     for job in jobs.values():
-        assert_published_exactly(cluster.stores, job)
+        assert_published_exactly(cluster.stores, job, keep_source=True)
         assert cluster.client.document(job.document_id).chunk_count == job.progress.chunks_stored > 0
 
 
@@ -84,7 +84,7 @@ def test_submitting_the_same_bytes_again_changes_nothing(
     """A second submit answers with the first one's job, and no chunk is added."""
     again = cluster.client.submit(sample_pdfs / "letters.pdf")
     assert (again.job_id, again.created) == (jobs["letters"].job_id, False)
-    assert_published_exactly(cluster.stores, jobs["letters"])
+    assert_published_exactly(cluster.stores, jobs["letters"], keep_source=True)
 
 
 def _joined_chunks(client: Client, document_id: str) -> str:

@@ -86,7 +86,7 @@ def test_a_cancelled_job_is_retried(cluster: Cluster, http: httpx.Client, letter
     assert answer.headers["location"] == f"/v1/jobs/{retried['job_id']}" != f"/v1/jobs/{job.job_id}"
     ended = cluster.finish(retried["job_id"])
     assert (ended.state, ended.revision) == (JobState.SUCCEEDED, 2)
-    assert_published_exactly(cluster.stores, ended)
+    assert_published_exactly(cluster.stores, ended, keep_source=True)
 
 
 def test_what_cannot_be_cancelled_or_retried_says_why(cluster: Cluster, http: httpx.Client, tmp_path: Path) -> None:
