@@ -8,6 +8,7 @@ from dataclasses import replace
 from email.message import Message
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import anyio
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
@@ -105,11 +106,11 @@ async def _referred(request: Request, references: References, tenant: str, direc
 async def _keep(chunks: AsyncGenerator[bytes, None], path: Path, filename: str, metadata: Metadata | None) -> Upload:
     digest = hashlib.sha256()
     size = 0
-    with path.open("wb") as target:
+    async with await anyio.open_file(path, "wb") as target:  # a slow disk must not stop other requests
         async for chunk in chunks:
             digest.update(chunk)
             size += len(chunk)
-            target.write(chunk)
+            await target.write(chunk)
     return Upload(path, safe_filename(filename), digest.hexdigest(), size, metadata)
 
 
