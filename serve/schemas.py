@@ -237,6 +237,21 @@ class DeletionView(Schema):
     deleted_at: AwareDatetime
 
 
+EVENT_SCHEMA = {  # of a server-sent event, as OpenAPI 3.2 describes streams
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "description": "Sent back as `Last-Event-ID`, the stream goes on after it."},
+        "event": {"enum": ["state", "progress"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobView"},
+        },
+    },
+}
+
+
 class ChunkView(Schema):
     """A chunk of a published document."""
 

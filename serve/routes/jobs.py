@@ -26,7 +26,7 @@ RETRIED: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.SubmitView, "description": "Another job of the document is at work already."}
 }
 EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {"description": "The events.", "content": {"text/event-stream": {"itemSchema": schemas.EVENT_SCHEMA}}},
     204: {"description": "The job has ended, and its last event was seen."},
 }
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=documented(401, 403, 421, 422, 503))

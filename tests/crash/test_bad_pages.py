@@ -71,7 +71,7 @@ def test_a_page_that_ends_its_process_is_tried_twice_and_listed(cluster: Cluster
     assert [(page.page_number, page.reason) for page in job.failed_pages] == [(BAD_PAGE, REASONS[fault])]
     assert len(job.attempts) == 1
     assert job.progress.pages_done == PAGES
-    assert_published_exactly(cluster.stores, job, complete=False, keep_source=True)
+    assert_published_exactly(cluster.stores, job, complete=False)
 
 
 def test_a_page_that_ends_its_process_once_is_read(cluster: Cluster, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_page_that_ends_its_process_once_is_read(cluster: Cluster, tmp_path: P
     plan(cluster, "activities.read_page", Fault.SEGFAULT, times=1)
     job = cluster.ingest(a_scan(tmp_path))
     assert (job.state, job.failed_pages) == (JobState.SUCCEEDED, [])
-    assert_published_exactly(cluster.stores, job, keep_source=True)
+    assert_published_exactly(cluster.stores, job)
 
 
 def test_a_retry_reads_the_page_that_was_given_up(cluster: Cluster, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_retry_reads_the_page_that_was_given_up(cluster: Cluster, tmp_path: Pa
     assert partial.state is JobState.PARTIALLY_SUCCEEDED
     ended = cluster.finish(cluster.client.retry(partial.job_id).job_id)
     assert (ended.state, ended.failed_pages) == (JobState.SUCCEEDED, [])
-    assert_published_exactly(cluster.stores, ended, keep_source=True)
+    assert_published_exactly(cluster.stores, ended)
 
 
 @pytest.mark.parametrize("fault", [Fault.SEGFAULT, Fault.HOARD])
@@ -105,4 +105,4 @@ def test_a_text_layer_that_ends_the_process_is_left_to_ocr(cluster: Cluster, tmp
     assert len(job.attempts) == 1
     texts = " ".join(chunk.text for chunk in cluster.client.chunks(job.document_id))
     assert f"Page {BAD_PAGE} tells" in texts
-    assert_published_exactly(cluster.stores, job, keep_source=True)
+    assert_published_exactly(cluster.stores, job)

@@ -74,7 +74,7 @@ def _ended_elsewhere(cluster: Cluster, job_id: str, outcomes: list[str], history
     ended = cluster.finish(job_id)
     assert ended.state is JobState.SUCCEEDED, ended.error
     assert [attempt.outcome for attempt in ended.attempts] == outcomes
-    assert_invariants(cluster.stores, history, keep_source=True)
+    assert_invariants(cluster.stores, history)
     return ended
 
 
@@ -82,4 +82,4 @@ def _assert_nothing_comes_late(cluster: Cluster, thawed: psutil.Process, history
     """The process, if it is still there, has had time to do what it was about to do."""
     if not is_gone(thawed):
         time.sleep(LATE_S)
-    assert_invariants(cluster.stores, history, keep_source=True)
+    assert_invariants(cluster.stores, history)

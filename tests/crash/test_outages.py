@@ -106,7 +106,7 @@ def _outlasted(cluster: Cluster, job_id: str, outage: Outage, name: str) -> JobV
     until(lambda: _down(cluster.settings.http_url) == [])
     ended = cluster.finish(job_id)
     assert ended.state is JobState.SUCCEEDED, ended.error
-    assert_invariants(cluster.stores, history, keep_source=True)
+    assert_invariants(cluster.stores, history)
     return ended
 
 
