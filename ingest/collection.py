@@ -17,37 +17,50 @@ SWEEP_AGAIN = timedelta(seconds=120)  # after a delete: by then whatever wrote u
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Which objects of a document stay."""
+    """Which objects of a document stay: its source, and those checkpoints whose keys begin with `checkpoints`."""
 
     source: bool = False
-    checkpoints: bool = False
+    checkpoints: str | None = None  # None: none of them
 
 
-def collect(
-    stores: Stores, job: Job, *, keep_source: bool, retry_window: timedelta, still_ours: Callable[[], None]
+def collect(  # noqa: PLR0913  # each setting that has a say is named
+    stores: Stores,
+    job: Job,
+    *,
+    keep_source: bool,
+    keep_pages: bool = False,
+    retry_window: timedelta,
+    still_ours: Callable[[], None],
 ) -> datetime | None:
     """Remove the rows and objects that the job, which has ended, leaves behind; when to look again, if ever.
 
     `still_ours` is asked before each object goes, and raises when the job may have another holder.
     """
     document = stores.catalog.known(job.document_id)
-    kept = kept_objects(job, document, keep_source=keep_source, for_retry=not job.sweep_due)
+    kept = kept_objects(job, document, keep_source=keep_source, keep_pages=keep_pages, for_retry=not job.sweep_due)
     if job.may_have_rows or job.revision > 1:
         collect_rows(stores, job, document)
     collect_objects(stores, job.document_id, kept, still_ours)
     return _next_sweep(job, document, retry_window)
 
 
-def kept_objects(job: Job | None, document: Document | None, *, keep_source: bool, for_retry: bool) -> Kept:
-    """What of the document's objects its latest job, which has ended, still needs.
+def kept_objects(
+    job: Job | None, document: Document | None, *, keep_source: bool, keep_pages: bool = False, for_retry: bool
+) -> Kept:
+    """What of the document's objects is still needed when its latest job has ended.
 
+    A published document keeps its source and the text of its pages, if `keep_source` and `keep_pages` say so.
     `for_retry` says that the time in which a retry may come is not over.
     """
     if job is None or document is None or document.deleted_at is not None:
         return Kept()
     if for_retry and job.retryable:
-        return Kept(source=True, checkpoints=job.state is not JobState.CANCELLED)
-    return Kept(source=keep_source and job.state.published)
+        whole = None if job.state is JobState.CANCELLED else ids.checkpoint_prefix(job.document_id)
+        return Kept(source=True, checkpoints=whole)
+    if document.published_revision is None:
+        return Kept()
+    pages = ids.extract_prefix(job.document_id, job.pipeline.extract)
+    return Kept(source=keep_source, checkpoints=pages if keep_pages else None)
 
 
 def collect_rows(stores: Stores, job: Job, document: Document | None) -> None:
@@ -59,10 +72,19 @@ def collect_rows(stores: Stores, job: Job, document: Document | None) -> None:
 
 def collect_objects(stores: Stores, document_id: str, kept: Kept, still_ours: Callable[[], None]) -> None:
     """Remove the checkpoints and the source that are not kept, by exact key, the source last."""
-    keys = [] if kept.checkpoints else stores.objects.keys(ids.checkpoint_prefix(document_id))
-    for key in keys if kept.source else [*keys, ids.source_key(document_id)]:
+    checkpoints = checkpoints_to_remove(stores, document_id, kept)
+    for key in checkpoints if kept.source else [*checkpoints, ids.source_key(document_id)]:
         still_ours()
         stores.objects.delete(key)
+
+
+def checkpoints_to_remove(stores: Stores, document_id: str, kept: Kept) -> list[str]:
+    """The keys of the document's checkpoints that are not kept."""
+    everything = ids.checkpoint_prefix(document_id)
+    if kept.checkpoints == everything:
+        return []
+    keys = stores.objects.keys(everything)
+    return [key for key in keys if kept.checkpoints is None or not key.startswith(kept.checkpoints)]
 
 
 def _next_sweep(job: Job, document: Document | None, retry_window: timedelta) -> datetime | None:

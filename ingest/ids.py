@@ -41,14 +41,19 @@ def checkpoint_prefix(document_id: str) -> str:
     return f"checkpoints/{document_id}/"
 
 
+def extract_prefix(document_id: str, fingerprint: str) -> str:
+    """Below it, all that `extract` leaves: the text of every page."""
+    return f"{checkpoint_prefix(document_id)}{fingerprint}/"
+
+
 def inspection_key(document_id: str, fingerprint: str) -> str:
     """One row a page: its route, and the text of every page that has a good text layer."""
-    return f"{checkpoint_prefix(document_id)}{fingerprint}/inspection.parquet"
+    return f"{extract_prefix(document_id, fingerprint)}inspection.parquet"
 
 
 def pages_prefix(document_id: str, fingerprint: str) -> str:
     """Below it, `{page_number:06d}.parquet`: the text that OCR read from one page."""
-    return f"{checkpoint_prefix(document_id)}{fingerprint}/pages/"
+    return f"{extract_prefix(document_id, fingerprint)}pages/"
 
 
 def chunks_key(document_id: str, fingerprint: str) -> str:

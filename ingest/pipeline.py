@@ -237,6 +237,7 @@ class Pipeline:
                 self._stores,
                 self._tenure.job,
                 keep_source=self._settings.keep_source,
+                keep_pages=self._settings.keep_pages,
                 retry_window=timedelta(seconds=self._settings.retry_window_s),
                 still_ours=self._tenure.check_held,
             )

@@ -102,6 +102,10 @@ class Settings(BaseSettings):
         7 * 86_400.0, ge=0, description="How long a job that did not succeed keeps what a retry of it needs."
     )
     keep_source: bool = Field(False, description="Keep the PDF after its document is published.")
+    keep_pages: bool = Field(
+        False,
+        description="Keep the text of its pages too: sent again under another embedding model, none is read again.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
     @field_validator("api_keys", mode="before")

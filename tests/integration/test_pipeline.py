@@ -289,6 +289,30 @@ async def test_a_new_pipeline_replaces_the_old_version_only_when_it_is_published
     bench.assert_published_exactly(ended)
 
 
+async def test_where_pages_are_kept_another_embedding_model_reads_none_again(bench: Bench) -> None:
+    """FANFOLD_KEEP_PAGES: what the pages of a published document were read as stays, and nothing else."""
+    changed = PIPELINE.model_copy(update={"embed": "0" * 16})
+    bench.settings = bench.settings.model_copy(update={"keep_pages": True})
+    bench.submit()
+    first = await bench.run(bench.claim())
+    assert bench.engine.calls["read_page"] == 3
+    kept = bench.stores.objects.keys(ids.checkpoint_prefix(first.document_id))
+    assert len(kept) == 1 + 3  # the inspection and each page that was read
+    assert all(key.startswith(ids.extract_prefix(first.document_id, PIPELINE.extract)) for key in kept)
+    bench.submit(changed)
+    second = await bench.run(bench.claim(), pipeline=changed)
+    assert (second.state, bench.engine.calls["read_page"]) == (JobState.SUCCEEDED, 0)
+    bench.assert_published_exactly(second)
+    assert bench.stores.objects.keys(ids.checkpoint_prefix(first.document_id)) == kept
+    read_otherwise = PIPELINE.model_copy(update={"extract": "1" * 16, "chunk": "2" * 16, "embed": "3" * 16})
+    bench.submit(read_otherwise)
+    third = await bench.run(bench.claim(), pipeline=read_otherwise)
+    assert (third.state, bench.engine.calls["read_page"]) == (JobState.SUCCEEDED, 3)
+    replaced = bench.stores.objects.keys(ids.checkpoint_prefix(first.document_id))
+    assert len(replaced) == len(kept)
+    assert all(key.startswith(ids.extract_prefix(first.document_id, "1" * 16)) for key in replaced)
+
+
 async def test_a_failed_re_ingestion_leaves_the_old_version_as_it_was(bench: Bench) -> None:
     """Rollback removes the new revision's rows only."""
     changed = PIPELINE.model_copy(update={"embed": "0" * 16})

@@ -39,9 +39,9 @@ def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "SUBMIT_GRACE_S", 0.0)
 
 
-def fsck(stores: Stores, *, keep_source: bool = False) -> list[Finding]:
+def fsck(stores: Stores, *, keep_source: bool = False, keep_pages: bool = False) -> list[Finding]:
     """What is wrong."""
-    return list(reconcile.findings(stores, keep_source=keep_source))
+    return list(reconcile.findings(stores, keep_source=keep_source, keep_pages=keep_pages))
 
 
 def fsck_repair(stores: Stores, *, keep_source: bool = False) -> list[bool]:
@@ -278,6 +278,19 @@ def test_a_source_that_is_to_be_kept_is_no_orphan(stores: Stores, upload: Upload
     assert kept.keys == (checkpoint,)
     [removed] = fsck(stores)
     assert removed.keys == (checkpoint, ids.source_key(job.document_id))
+
+
+def test_pages_that_are_to_be_kept_are_no_orphans(stores: Stores, upload: Upload) -> None:
+    """FANFOLD_KEEP_PAGES keeps what a published document's pages were read as, and no other checkpoint."""
+    job = publish(stores, upload)
+    page = f"{ids.pages_prefix(job.document_id, job.pipeline.extract)}000001.parquet"
+    chunks = ids.chunks_key(job.document_id, job.pipeline.chunk)
+    for key in (page, chunks):
+        stores.objects.put(key, b"a checkpoint")
+    [kept] = fsck(stores, keep_pages=True)
+    assert kept.keys == (chunks,)
+    [removed] = fsck(stores)
+    assert set(removed.keys) == {page, chunks}
 
 
 @pytest.mark.parametrize("claimed", [False, True], ids=["queued", "running"])
