@@ -1,7 +1,7 @@
 """The intake: how many bytes of bodies may be under way at a time, decided before the first of them is read.
 
 Ray Serve's proxy takes a body in as fast as it comes and hands it on in memory, so the bound has to stand before it:
-the same middleware runs in the proxies (`proxy_middlewares`, docs/adr/0008) and in each replica, for clusters whose
+the same middleware runs in the proxies (`proxy_middlewares`, docs/adr/0012) and in each replica, for clusters whose
 proxies do not have it.
 """
 

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from ingest.settings import Settings
 from serve.app import APP_NAME, application
+from serve.intake import PROXY_CALLBACK, Intake
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -172,6 +174,15 @@ def test_every_pod_has_every_setting_and_no_secret_is_written_down() -> None:
         assert all("valueFrom" in entry for entry in container["env"])
         assert {entry["configMapRef"]["name"] for entry in container["envFrom"]} == {"fanfold"}
         assert (written.keys() | referred) >= STORES | {"FANFOLD_API_KEYS"}
+
+
+@pytest.mark.parametrize("path", [ROOT / "cluster.yaml", DEPLOY / "rayservice.yaml"], ids=lambda path: path.name)
+def test_proxies_bound_what_is_uploaded(path: Path) -> None:
+    """Where Ray is started before Fanfold, its environment names what stands before each proxy's first read."""
+    [(variable, value)] = PROXY_CALLBACK.items()
+    assert re.search(rf"{variable}(=|: ){value}\b", path.read_text("utf-8"))
+    module, _, function = value.partition(":")
+    assert [one.cls for one in getattr(import_module(module), function)()] == [Intake]
 
 
 def test_the_address_that_fanfold_checks_is_the_one_that_serve_listens_on() -> None:

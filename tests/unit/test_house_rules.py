@@ -1,6 +1,7 @@
 """The rules of the house that no linter checks: see CONTRIBUTING.md."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,17 @@ def test_every_test_says_its_guarantee(path: Path) -> None:
             assert ast.get_docstring(function), function.name
             checks = [node for node in ast.walk(function) if isinstance(node, ast.Assert) or _checks(node)]
             assert checks, f"{function.name} asserts nothing"
+
+
+def test_every_decision_that_is_named_is_written_down() -> None:
+    """`docs/adr/NNNN`, wherever it stands, leads to a page of that number; the index lists every page."""
+    files = [*SOURCES, *TESTS, *ROOT.glob("*.md"), *(path for path in ROOT.glob("d*/**/*") if path.is_file())]
+    texts = [path.read_bytes().decode(errors="replace") for path in files]
+    named = {number for text in texts for number in re.findall(r"(?:docs/)?adr/(\d{4})", text)}
+    index = (ROOT / "docs" / "adr" / "README.md").read_text(encoding="utf-8")
+    written = {path.name[:4]: path.name for path in (ROOT / "docs" / "adr").glob("[0-9]*.md")}
+    assert named - written.keys() == set()
+    assert {name for name in written.values() if f"]({name})" not in index} == set()
 
 
 def _checks(node: ast.AST) -> bool:
