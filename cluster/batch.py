@@ -8,14 +8,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from ingest.metadata import Metadata
 from ingest.model import JobState
 from ingest.settings import Settings
+from ingest.turns import Priority
 from serve.client import Client, ServiceError
-from serve.schemas import JobView
+from serve.schemas import JobView, SubmitView
 
 View = TypeVar("View")
 IN_FLIGHT = 16
@@ -56,12 +58,13 @@ def find_pdfs(paths: Sequence[Path]) -> Iterator[Path]:
             raise FileNotFoundError(f"There is no file or directory {path}.")
 
 
-def ingest(
+def ingest(  # noqa: PLR0913  # what `fanfold ingest` can be told
     client: Client,
     paths: Iterator[Path],
     *,
     follow: bool,
     metadata: Metadata | None = None,
+    priority: Priority = Priority.NORMAL,
     on_change: OnChange = lambda _path, _job: None,
 ) -> Iterator[Outcome]:
     """Submit every file and yield each outcome as it is known; with `follow`, that is when its job has ended."""
@@ -71,15 +74,18 @@ def ingest(
             if len(running) >= IN_FLIGHT:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-            running.add(pool.submit(_ingest_one, client, path, follow, metadata, on_change))
+            submit = partial(client.submit, path, metadata=metadata, priority=priority)
+            running.add(pool.submit(_ingest_one, client, submit, path, follow, on_change))
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
 
 
-def _ingest_one(client: Client, path: Path, follow: bool, metadata: Metadata | None, on_change: OnChange) -> Outcome:
+def _ingest_one(
+    client: Client, submit: Callable[[], SubmitView], path: Path, follow: bool, on_change: OnChange
+) -> Outcome:
     try:
-        job = client.job(client.submit(path, metadata=metadata).job_id)
+        job = client.job(submit().job_id)
         on_change(path, job)
         while follow and not job.state.terminal:
             job = client.job(job.job_id, wait=WAIT_S)

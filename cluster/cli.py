@@ -24,6 +24,7 @@ from ingest.findings import Finding
 from ingest.metadata import parse_metadata
 from ingest.model import DEFAULT_TENANT, JobState
 from ingest.settings import Settings
+from ingest.turns import Priority
 from serve.client import Client, ServiceError
 from serve.schemas import JobView
 from serve.search_schemas import SearchMode, SearchOptions, SearchRequest
@@ -75,6 +76,7 @@ def ingest(
     paths: Annotated[list[Path], typer.Argument(help="PDF files, or directories to search for them.")],
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the jobs to their end.")] = True,
     metadata: Annotated[str | None, typer.Option(help="What to say about them: a JSON object.")] = None,
+    priority: Annotated[Priority, typer.Option(help="Which of your jobs go first.")] = Priority.NORMAL,
     as_json: AsJson = False,
 ) -> None:
     """Ingest PDFs. Run it again to resume: what is done is not repeated. Exits with 1 if any document failed."""
@@ -82,8 +84,8 @@ def ingest(
     with _client() as client, display.bars(err, hidden=as_json) as bars:
         shown: dict[Path, TaskID] = {}
         outcomes = []
-        found = batch.find_pdfs(paths)
-        for outcome in batch.ingest(client, found, follow=wait, metadata=said, on_change=_bar_mover(bars, shown)):
+        found, mover = batch.find_pdfs(paths), _bar_mover(bars, shown)
+        for outcome in batch.ingest(client, found, follow=wait, metadata=said, priority=priority, on_change=mover):
             outcomes.append(outcome)
             display.finish_bar(bars, shown.get(outcome.path), outcome)
     if as_json:

@@ -18,6 +18,7 @@ from cluster.batch import Outcome
 from ingest.findings import Finding
 from ingest.model import JobState, Stage
 from ingest.settings import Settings
+from ingest.turns import Priority
 from serve.client import ServiceError
 from serve.schemas import DocumentView, JobView, SubmitView
 from serve.search_schemas import Hit, SearchResponse
@@ -126,6 +127,8 @@ def job_details(job: JobView) -> RenderableType:
     head.add_row("File", escape(job.filename))
     head.add_row("Document", f"{job.document_id}, revision {job.revision}")
     head.add_row("Created", _instant(job.created_at))
+    if job.priority is not Priority.NORMAL:
+        head.add_row("Priority", job.priority)
     if job.error is not None:
         head.add_row("Error", f"[red]{escape(job.error.message)}[/] ({job.error.category})")
     stages = Table("STAGE", "STATUS", "STARTED", "TOOK", box=None, pad_edge=False)

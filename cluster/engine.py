@@ -6,13 +6,14 @@ from cluster import tasks
 from cluster.composition import Blueprint
 from cluster.embedders import EmbedderPool
 from cluster.metrics import BATCH_FILL, PAGES
-from cluster.scheduler import FairScheduler
+from cluster.scheduler import FairScheduler, Owner
 from cluster.work import Work
 from ingest.errors import FanfoldError, WorkerCrashed, WorkError
 from ingest.faults import fault_point
 from ingest.model import ChunkPlan, Inspection, Revision, Route
 from ingest.settings import INSPECT_START_FACTOR
 
+NEXT = 16  # pages or batches of a job that wait for a turn, beyond what could run
 READ = "read"  # outcome of a page; otherwise its error's category
 
 
@@ -24,18 +25,23 @@ class RayEngine:
         self._scheduler = scheduler
         self._embedders = EmbedderPool(blueprint)
 
+    def at_hand(self) -> int:
+        """As many as all slots of the cluster take, and the next."""
+        return self._scheduler.slots + NEXT
+
     @fault_point("ray.inspect", error=WorkerCrashed)
     async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
         """See `Activities.inspect`. The embedders' models load meanwhile."""
         self._embedders.start()
         limit_s = self._blueprint.settings.page_timeout_s
         task = tasks.inspect.options(name=f"inspect {revision.title}")
-        values = task.remote(self._blueprint, revision, distrusted)
-        work = Work(values, limit_s=limit_s, first_limit_s=INSPECT_START_FACTOR * limit_s)
-        try:
-            inspection: Inspection = await work.result()
-        except WorkError as error:
-            raise _at_page(error, work.last) from error
+        async with self._scheduler.slot(_owner(revision)):
+            values = task.remote(self._blueprint, revision, distrusted)
+            work = Work(values, limit_s=limit_s, first_limit_s=INSPECT_START_FACTOR * limit_s)
+            try:
+                inspection: Inspection = await work.result()
+            except WorkError as error:
+                raise _at_page(error, work.last) from error
         _count_inspected(inspection)
         return inspection
 
@@ -43,7 +49,7 @@ class RayEngine:
     async def read_page(self, revision: Revision, page_number: int) -> None:
         """See `Activities.read_page`."""
         task = tasks.read_page.options(name=f"ocr {revision.title} page {page_number}")
-        async with self._scheduler.slot(revision.document_id):
+        async with self._scheduler.slot(_owner(revision)):
             limit_s = self._blueprint.settings.page_timeout_s
             try:
                 await Work(task.remote(self._blueprint, revision, page_number), limit_s=limit_s).result()
@@ -74,6 +80,10 @@ class RayEngine:
 
     def _step(self, values: Any) -> Work:
         return Work(values, limit_s=self._blueprint.settings.stage_timeout_s)
+
+
+def _owner(revision: Revision) -> Owner:
+    return Owner(revision.tenant, revision.priority, revision.document_id)
 
 
 def _count_inspected(inspection: Inspection) -> None:

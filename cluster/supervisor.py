@@ -25,6 +25,7 @@ from cluster.engine import RayEngine
 from cluster.metrics import STORE_ERRORS
 from cluster.nodes import cluster_cpus
 from cluster.notices import Notifier
+from cluster.queue import Queue
 from cluster.scheduler import FairScheduler
 from cluster.survey import Survey
 from ingest import faults
@@ -54,7 +55,8 @@ class Supervisor:
         self._stores = stores
         self._holder = str(uuid.uuid4())
         self._pipelines: dict[str, Pipeline] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Job] = {}
+        self._queue = Queue(stores.jobs, blueprint.settings, self._holder)
         self._wake = asyncio.Event()  # a place is free, a cancel was asked for, or it is time to stop
         self._cancels_wait = True  # jobs that shall be cancelled may wait to be claimed
         self._stopping = False
@@ -101,7 +103,7 @@ class Supervisor:
                 self._cancels_wait = self._cancels_wait or bool(held)
                 if held:
                     return held
-            one = await asyncio.to_thread(jobs.claim, self._holder) if free > 0 else None
+            one = await asyncio.to_thread(self._queue.claim_next, list(self._running.values()))
         except StoreUnavailable as error:
             STORE_ERRORS.inc(store="mongodb")
             log.warning("cannot claim", error=error.message)
@@ -110,11 +112,11 @@ class Supervisor:
 
     def _begin(self, held: HeldJob, engine: RayEngine) -> None:
         task = asyncio.create_task(self._work(held, engine))
-        self._running.add(task)
+        self._running[task] = held.job
         task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        del self._running[task]
         self._wake.set()
 
     async def _listen(self) -> None:

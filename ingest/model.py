@@ -5,13 +5,14 @@ between stages are frozen dataclasses.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ingest.errors import Category
+from ingest.turns import Priority
 
 DEFAULT_TENANT = "default"
 TITLE_CHARACTERS = 8  # of a document id
@@ -220,6 +221,7 @@ class Job(Record):
     document_id: str
     tenant: str
     filename: str = ""  # what the document was called when this was submitted
+    priority: Priority = Priority.NORMAL
     revision: int
     state: JobState
     stages: dict[Stage, StageRecord]
@@ -241,6 +243,11 @@ class Job(Record):
     sweep_at: AwareDatetime | None = None  # when to look again for what nobody needs any more
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    def claimable(self, now: datetime) -> bool:
+        """Whether it waits and may begin, or was claimed by a holder whose lease has run out."""
+        free_at = self.available_at if self.state is JobState.QUEUED else self.lease.expires_at
+        return self.open and free_at <= now
 
     @property
     def shown_state(self) -> JobState:
@@ -376,6 +383,7 @@ class Revision:
     pipeline: PipelineSpec
     missing_pages: tuple[int, ...] = ()  # given up: the revision is made without them
     epoch: int = 0  # of the attempt: rows carry it, so that a late rollback cannot remove a later attempt's
+    priority: Priority = Priority.NORMAL
 
     @property
     def title(self) -> str:

@@ -6,7 +6,7 @@ cleans nothing up, because the next holder is already at work.
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -47,6 +47,9 @@ class Engine(Protocol):
 
     Cancelling a call stops the work: when the cancellation returns, nothing of it runs any more.
     """
+
+    def at_hand(self) -> int:
+        """How many pages or batches of one job it is worth asking for at a time, at least one: no more are held."""
 
     async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
         """See `Activities.inspect`. A `WorkError` names the page that the work had come to, if it had."""
@@ -141,7 +144,7 @@ class Pipeline:
                 failed[page_number] = failed_page(page_number, error)
             self._tenure.counts["pages_done"] += 1
 
-        await _all(read(page_number) for page_number in waiting)
+        await _all((read(page_number) for page_number in waiting), self._engine.at_hand)
         await self._give_up(failed, inspection.page_count)
         await self._finish(Stage.EXTRACT, self._checkpoints.inspection_key)
         return inspection
@@ -194,7 +197,7 @@ class Pipeline:
             await self._tenure.work(self._engine.embed, self._revision, batch)
             self._tenure.counts["chunks_embedded"] += size
 
-        await _all(embed(batch, size) for batch, size in enumerate(plan.batch_sizes))
+        await _all((embed(batch, size) for batch, size in enumerate(plan.batch_sizes)), self._engine.at_hand)
         await self._finish(Stage.EMBED, self._checkpoints.vectors_prefix)
         return plan
 
@@ -292,7 +295,7 @@ class Pipeline:
     def _revision(self) -> Revision:
         job = self._tenure.job
         missing = tuple(page.page_number for page in job.failed_pages)
-        return Revision(job.tenant, job.document_id, job.revision, job.pipeline, missing, job.lease.epoch)
+        return Revision(job.tenant, job.document_id, job.revision, job.pipeline, missing, job.lease.epoch, job.priority)
 
     @property
     def _checkpoints(self) -> Checkpoints:
@@ -319,15 +322,23 @@ class Pipeline:
         await self._tenure.write(self._tenure.held.finish_stage, stage, checkpoint)
 
 
-async def _all(work: Iterable[Awaitable[None]]) -> None:
-    """Await them all; the first that fails cancels the others, and its error is raised."""
+async def _all(work: Iterable[Coroutine[Any, Any, None]], at_hand: Callable[[], int]) -> None:
+    """Do it all, drawing so many at a time; the first that fails cancels the others, and its error is raised."""
+    ended = asyncio.Event()
+    running: set[asyncio.Task[None]] = set()
 
-    async def run(one: Awaitable[None]) -> None:
-        await one
+    def end(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        ended.set()
 
     try:
         async with asyncio.TaskGroup() as group:
             for one in work:
-                group.create_task(run(one))
+                task = group.create_task(one)
+                running.add(task)
+                task.add_done_callback(end)
+                while len(running) >= at_hand():
+                    ended.clear()
+                    await ended.wait()
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None

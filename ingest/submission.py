@@ -11,6 +11,7 @@ from ingest.errors import Conflict, EmptyFile, NotAPdf, StoreUnavailable
 from ingest.metadata import Metadata
 from ingest.model import Document, Job, JobState, PipelineSpec
 from ingest.stores import Stores
+from ingest.turns import Priority
 
 PDF_HEADER = b"%PDF-"
 PDF_HEADER_WITHIN = (
@@ -29,6 +30,7 @@ class Upload:
     sha256: str
     size_bytes: int
     metadata: Metadata | None = None  # None leaves what is known about the document as it is
+    priority: Priority = Priority.NORMAL  # of a new job; one that there is keeps its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def submit(stores: Stores, upload: Upload, *, tenant: str, pipeline: PipelineSpe
     _put_source(stores, document_id, upload)
     stores.catalog.register(_document(upload, tenant, document_id))
     _describe(stores, document_id, upload)
-    wanted = _Wanted(tenant, document_id, pipeline, upload.filename)
+    wanted = _Wanted(tenant, document_id, pipeline, upload.filename, upload.priority)
     submission = _open_job(stores, wanted, lambda: _job_that_serves(stores, tenant, document_id, pipeline))
     if _put_source(stores, document_id, upload) or not submission.created:
         _sweep_late_source(stores, submission.job)
@@ -100,7 +102,8 @@ def retry(stores: Stores, job: Job, *, pipeline: PipelineSpec) -> Submission:
         latest = stores.jobs.latest(job.document_id)
         return latest if latest is not None and _is_active(latest) else None
 
-    submission = _open_job(stores, _Wanted(job.tenant, job.document_id, pipeline, job.filename), newer)
+    wanted = _Wanted(job.tenant, job.document_id, pipeline, job.filename, job.priority)
+    submission = _open_job(stores, wanted, newer)
     if submission.created:
         stores.catalog.advance(job.document_id, submission.job.revision)
     return submission
@@ -147,6 +150,7 @@ class _Wanted:
     document_id: str
     pipeline: PipelineSpec
     filename: str
+    priority: Priority
 
 
 def _open_job(stores: Stores, wanted: _Wanted, job_that_serves: Callable[[], Job | None]) -> Submission:
@@ -164,6 +168,7 @@ def _open_job(stores: Stores, wanted: _Wanted, job_that_serves: Callable[[], Job
             revision=revision,
             pipeline=wanted.pipeline,
             filename=wanted.filename,
+            priority=wanted.priority,
         )
         if job is not None:
             return Submission(job, created=True)

@@ -15,6 +15,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 
 from ingest.metadata import Metadata
 from ingest.model import JobState
+from ingest.turns import Priority
 from serve import schemas
 from serve.search_schemas import Hit, SearchOptions, SearchRequest, SearchResponse
 
@@ -54,13 +55,20 @@ class Client:
         self._http.close()
 
     def submit(
-        self, path: Path, *, metadata: Metadata | None = None, idempotency_key: str | None = None
+        self,
+        path: Path,
+        *,
+        metadata: Metadata | None = None,
+        priority: Priority = Priority.NORMAL,
+        idempotency_key: str | None = None,
     ) -> schemas.SubmitView:
         """Send a PDF. Sending it again, after a failure or not, changes nothing but the metadata, if it comes with any.
 
-        With a key, repeating the call within a day gives the same job, also when that has failed.
+        The priority is that of a new job among the tenant's own. With a key, repeating the call within a day gives the
+        same job, also when that has failed.
         """
-        said = {} if metadata is None else {schemas.METADATA_HEADER: json.dumps(metadata)}
+        said = {schemas.PRIORITY_HEADER: str(priority)}
+        said |= {} if metadata is None else {schemas.METADATA_HEADER: json.dumps(metadata)}
         said |= {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
 
         def send() -> schemas.SubmitView:
@@ -75,10 +83,13 @@ class Client:
 
         return self._patiently(send)
 
-    def submit_reference(self, url: str, *, metadata: Metadata | None = None) -> schemas.SubmitView:
+    def submit_reference(
+        self, url: str, *, metadata: Metadata | None = None, priority: Priority = Priority.NORMAL
+    ) -> schemas.SubmitView:
         """Have the service fetch a PDF from where its FANFOLD_SOURCE_URLS allows it: `s3://bucket/key.pdf`."""
-        reference = schemas.ReferenceRequest(url=url, metadata=metadata).model_dump(exclude_none=True)
-        return self._patiently(lambda: self._call(schemas.SubmitView, "POST", "/v1/documents", json=reference))
+        reference = schemas.ReferenceRequest(url=url, metadata=metadata, priority=priority)
+        body = reference.model_dump(mode="json", exclude_none=True)
+        return self._patiently(lambda: self._call(schemas.SubmitView, "POST", "/v1/documents", json=body))
 
     def service(self) -> schemas.ServiceView:
         """What the service is and accepts, and whose documents this client sees."""

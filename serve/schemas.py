@@ -22,6 +22,7 @@ from ingest.model import (
 )
 from ingest.pages import PageState, PageStatus
 from ingest.stages.marks import Mark
+from ingest.turns import Priority
 from serve.refusals import BadCursor
 
 DEFAULT_LIMIT = 50
@@ -31,6 +32,7 @@ MAX_CURSOR_CHARACTERS = 200
 MAX_POSITION = 2**31 - 1
 MAX_KEY_CHARACTERS = 255
 METADATA_HEADER = "Fanfold-Metadata"
+PRIORITY_HEADER = "Fanfold-Priority"
 JOB_ID, DOCUMENT_ID = "5f2c6f0e-7a39-4e53-9f0b-6a2a7c1f6c55", "9c56cc51b374c3ba189210d5b6d4bf57"  # examples
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Most items in one answer.")]
@@ -89,6 +91,7 @@ class ReferenceRequest(Schema):
         examples=["s3://inbox/2026/letter.pdf"],
     )
     metadata: dict[str, Any] | None = Field(None, description="Free JSON, see the field of the form.")
+    priority: Priority = Field(Priority.NORMAL, description="See the field of the form.")
 
 
 class ProgressView(Schema):
@@ -110,6 +113,7 @@ class JobView(Schema):
     job_id: str
     document_id: str
     filename: str
+    priority: Priority = Priority.NORMAL
     revision: int
     state: JobState
     stages: dict[Stage, StageRecord]

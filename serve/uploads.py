@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.message import Message
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -19,9 +19,10 @@ from ingest.errors import FileTooLarge
 from ingest.metadata import MAX_METADATA_BYTES, Metadata, check_metadata, parse_metadata
 from ingest.references import References
 from ingest.submission import Upload
+from ingest.turns import NO_PRIORITY, BadPriority, Priority, parse_priority
 from serve.intake import MULTIPART_OVERHEAD_BYTES
 from serve.refusals import BadReference, MissingFile, UnsupportedMediaType
-from serve.schemas import METADATA_HEADER, ReferenceRequest
+from serve.schemas import METADATA_HEADER, PRIORITY_HEADER, ReferenceRequest
 
 MAX_FILES = 100
 MAX_FILENAME_CHARACTERS = 255
@@ -37,7 +38,7 @@ async def received(
 
     They come as the fields `file` of a form, as a raw PDF, or as JSON that says where one is. Raises `FileTooLarge`
     before a byte over `max_bytes` (of all together) is kept, `UnsupportedMediaType`, `MissingFile`, `BadMetadata`,
-    `BadReference`, or what `References.fetch` raises.
+    `BadPriority`, `BadReference`, or what `References.fetch` raises.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     with tempfile.TemporaryDirectory(prefix="fanfold-upload-") as name:
@@ -65,9 +66,11 @@ def safe_filename(name: str) -> str:
 
 async def _raw(request: Request, directory: Path, max_bytes: int) -> Upload:
     header = request.headers.get(METADATA_HEADER)
-    metadata = None if header is None else parse_metadata(header)
+    said = _Said(
+        None if header is None else parse_metadata(header), parse_priority(request.headers.get(PRIORITY_HEADER, ""))
+    )
     body = _limited(request.stream(), max_bytes)
-    return await _keep(body, directory / "upload.pdf", _raw_filename(request), metadata)
+    return await _keep(body, directory / "upload.pdf", _raw_filename(request), said)
 
 
 async def _form(request: Request, directory: Path, max_bytes: int) -> list[Upload]:
@@ -82,10 +85,13 @@ async def _form(request: Request, directory: Path, max_bytes: int) -> list[Uploa
             raise MissingFile("The form has no file in its field `file`.")
         if sum(file.size or 0 for file in files) > max_bytes:
             raise _too_large(max_bytes)
-        said = form.get("metadata")
-        metadata = parse_metadata(said) if isinstance(said, str) else None
+        metadata, priority = form.get("metadata"), form.get("priority")
+        said = _Said(
+            parse_metadata(metadata) if isinstance(metadata, str) else None,
+            parse_priority(priority if isinstance(priority, str) else ""),
+        )
         return [
-            await _keep(_chunks(file), directory / f"{number}.pdf", file.filename or "", metadata)
+            await _keep(_chunks(file), directory / f"{number}.pdf", file.filename or "", said)
             for number, file in enumerate(files)
         ]
 
@@ -95,15 +101,26 @@ async def _referred(request: Request, references: References, tenant: str, direc
     try:
         reference = ReferenceRequest.model_validate_json(body)
     except ValidationError as error:
+        if any(item["loc"] == ("priority",) for item in error.errors()):
+            raise BadPriority(NO_PRIORITY) from error
         raise BadReference('Say where the document is: {"url": "s3://bucket/key.pdf"}.') from error
     metadata = None if reference.metadata is None else check_metadata(reference.metadata)
     upload = await run_in_threadpool(
         references.fetch, tenant, reference.url, directory / "upload.pdf", max_bytes=max_bytes
     )
-    return replace(upload, filename=safe_filename(upload.filename), metadata=metadata)
+    filename = safe_filename(upload.filename)
+    return replace(upload, filename=filename, metadata=metadata, priority=reference.priority)
 
 
-async def _keep(chunks: AsyncGenerator[bytes, None], path: Path, filename: str, metadata: Metadata | None) -> Upload:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What comes with a file."""
+
+    metadata: Metadata | None
+    priority: Priority
+
+
+async def _keep(chunks: AsyncGenerator[bytes, None], path: Path, filename: str, said: _Said) -> Upload:
     digest = hashlib.sha256()
     size = 0
     async with await anyio.open_file(path, "wb") as target:  # a slow disk must not stop other requests
@@ -111,7 +128,7 @@ async def _keep(chunks: AsyncGenerator[bytes, None], path: Path, filename: str, 
             digest.update(chunk)
             size += len(chunk)
             await target.write(chunk)
-    return Upload(path, safe_filename(filename), digest.hexdigest(), size, metadata)
+    return Upload(path, safe_filename(filename), digest.hexdigest(), size, said.metadata, said.priority)
 
 
 async def _limited(chunks: AsyncGenerator[bytes, None], max_bytes: int) -> AsyncGenerator[bytes, None]:

@@ -1,6 +1,6 @@
 """The queue: jobs in MongoDB, and the only code that writes them.
 
-A job is claimed, never handed out: one `find_one_and_update` raises its epoch, counts the attempt and sets the lease.
+A job is claimed, never handed out: one compare-and-set raises its epoch, counts the attempt and sets the lease.
 From then on every write goes through the `HeldJob` that the claim returned, and matches only while the epoch and the
 holder in the database are still its own; otherwise it raises `LeaseLost` and has changed nothing. That filter, not the
 lease's clock, is what makes a late writer harmless (Kleppmann, "How to do distributed locking", 2016: fencing tokens).
@@ -11,21 +11,25 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from ingest.errors import LeaseLost, NotFound
 from ingest.faults import fault_point
 from ingest.model import Attempt, Job, JobState, Lease, PipelineSpec, Stage, StageRecord, StageStatus
+from ingest.stores.clock import Clock
 from ingest.stores.held import HeldJob
-from ingest.stores.mongo import mongo_errors
+from ingest.stores.mongo import mongo_errors, update_and_read
+from ingest.turns import Priority, Ticket
 
 CLAIM_CANDIDATES = 16
 WAITING = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
+BEGUN = [state for state in JobState if state not in {JobState.QUEUED, JobState.CANCELLING}]
+TICKET = {"tenant": 1, "priority": 1, "available_at": 1, "lease.expires_at": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class JobStore:
 
     def __init__(self, database: Database[dict[str, Any]], *, lease_ttl_s: float, job_timeout_s: float) -> None:
         self._jobs = database["jobs"]
+        self._clock = Clock(database)
         self._lease_ttl = timedelta(seconds=lease_ttl_s)
         self._job_timeout = timedelta(seconds=job_timeout_s)
 
@@ -62,13 +67,18 @@ class JobStore:
     @fault_point("jobs.now")
     def now(self) -> datetime:
         """The database's clock: the only one by which leases and waits are judged."""
-        with mongo_errors():
-            local_time: datetime = self._jobs.database.client.admin.command("hello")["localTime"]
-        return local_time.replace(tzinfo=UTC)
+        return self._clock.now()
 
     @fault_point("jobs.insert")
-    def insert(
-        self, *, tenant: str, document_id: str, revision: int, pipeline: PipelineSpec, filename: str = ""
+    def insert(  # noqa: PLR0913  # what a job is made of
+        self,
+        *,
+        tenant: str,
+        document_id: str,
+        revision: int,
+        pipeline: PipelineSpec,
+        filename: str = "",
+        priority: Priority = Priority.NORMAL,
     ) -> Job | None:
         """Add a queued job, durable on return; None when the document has an open job or this revision already."""
         now = self.now()
@@ -77,6 +87,7 @@ class JobStore:
             "document_id": document_id,
             "tenant": tenant,
             "filename": filename,
+            "priority": priority,
             "revision": revision,
             "state": JobState.QUEUED,
             "stages": {stage: StageRecord().model_dump() for stage in Stage},
@@ -218,7 +229,7 @@ class JobStore:
         with mongo_errors():
             for record in self._jobs.find({"notify_at": {"$lte": now}}).sort("notify_at", ASCENDING).limit(1):
                 seen = {"_id": record["_id"], "notify_at": record["notify_at"]}
-                found = self._jobs.find_one_and_update(seen, taken, return_document=ReturnDocument.AFTER)
+                found = update_and_read(self._jobs, seen, taken, {})
                 return None if found is None else Job.model_validate(found)
         return None
 
@@ -234,14 +245,42 @@ class JobStore:
         with mongo_errors():
             self._jobs.update_one({"_id": job_id}, {"$set": {"notify_at": None}})
 
-    @fault_point("jobs.claim")
-    def claim(self, holder: str) -> HeldJob | None:
-        """Take the job that has waited longest: a queued one, or one whose holder's lease has run out.
+    @fault_point("jobs.waiting")
+    def waiting(self, *, limit: int, since: datetime | None = None) -> list[Ticket]:
+        """The queued jobs, those first that have waited longest; with `since`, only those that came after it.
 
-        Exactly one claimer gets it; None when nothing is claimable. A settled job that is not collected yet is
-        claimable too, and keeps its terminal state.
+        Also those that wait for another attempt, until their `available_at`.
         """
-        return next(iter(self._claim({}, holder, limit=1)), None)
+        queued: dict[str, Any] = {"open": True, "state": JobState.QUEUED}
+        if since is not None:
+            queued["available_at"] = {"$gt": since}
+        with mongo_errors():
+            found = self._jobs.find(queued, TICKET).sort("available_at", ASCENDING).limit(limit)
+            return [_ticket(record) for record in found]
+
+    @fault_point("jobs.abandoned")
+    def abandoned(self) -> list[Ticket]:
+        """The jobs that were claimed, and whose holder's lease has run out."""
+        now = self.now()
+        with mongo_errors():  # the lease is looked at here: one range of an index then serves every server
+            found = self._jobs.find({"open": True, "state": {"$in": BEGUN}}, TICKET)
+            return [_ticket(record) for record in found if record["lease"]["expires_at"] <= now]
+
+    @fault_point("jobs.claim")
+    def claim(self, holder: str, job_id: str | None = None) -> HeldJob | None:
+        """Take this job, or the one that has waited longest: a queued one, or one whose holder's lease has run out.
+
+        Exactly one claimer gets it; None when it, or nothing, is claimable. A settled job that is not collected yet
+        is claimable too, and keeps its terminal state.
+        """
+        if job_id is None:
+            return next(iter(self._claim({}, holder, limit=1)), None)
+        claimed_at, now = time.monotonic(), self.now()
+        with mongo_errors():
+            found = self._jobs.find_one({"_id": job_id, "open": True})
+            seen = None if found is None else Job.model_validate(found)
+            claimed = None if seen is None or not seen.claimable(now) else self._claim_one(seen, holder, now)
+        return None if claimed is None else HeldJob(self, claimed, claimed_at=claimed_at)
 
     @fault_point("jobs.claim_cancelled")
     def claim_cancelled(self, holder: str, *, limit: int) -> list[HeldJob]:
@@ -283,23 +322,19 @@ class JobStore:
             "lease.epoch": seen.lease.epoch,
             "lease.expires_at": seen.lease.expires_at,
         }
-        claimed = self._jobs.find_one_and_update(
-            unchanged,
-            {"$set": change},
-            return_document=ReturnDocument.AFTER,
-        )
+        claimed = update_and_read(self._jobs, unchanged, {"$set": change}, {"lease.epoch": epoch})
         return None if claimed is None else Job.model_validate(claimed)
 
     def write_held(self, job_id: str, lease: Lease, update: Mapping[str, Any], only_if: Mapping[str, Any]) -> Job:
         """The one door for writes to a claimed job: a MongoDB update, fenced by the lease of the claim.
 
         Raises `LeaseLost` when the job's epoch or holder is not that any more, also after the holder gave it back
-        itself, or when `only_if` does not match.
+        itself, or when `only_if` does not match; and when the next holder has claimed the job since the write.
         """
         change = {**update, "$set": {**update.get("$set", {}), "updated_at": self.now()}}
         fence = {**only_if, "_id": job_id, "lease.epoch": lease.epoch, "lease.holder": lease.holder}
         with mongo_errors():
-            written = self._jobs.find_one_and_update(fence, change, return_document=ReturnDocument.AFTER)
+            written = update_and_read(self._jobs, fence, change, {"lease.epoch": lease.epoch})
         if written is None:
             raise LeaseLost(f"Job {job_id} is not held under epoch {lease.epoch} any more.")
         return Job.model_validate(written)
@@ -331,6 +366,11 @@ def _next_attempt(seen: Job, holder: str, epoch: int, now: datetime) -> dict[str
         change[f"attempts.{number - 1}.ended_at"] = seen.updated_at  # its last sign of life
         change[f"attempts.{number - 1}.outcome"] = "lost"
     return change
+
+
+def _ticket(record: Mapping[str, Any]) -> Ticket:
+    rank = Priority(record.get("priority", Priority.NORMAL)).rank  # jobs of earlier versions have none
+    return Ticket(rank, record["available_at"], record["_id"], record["tenant"])
 
 
 def _shown_as(state: JobState | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pymongo import MongoClient
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import ConnectionFailure, ExecutionTimeout, WTimeoutError
 from pymongo.read_concern import ReadConcern
@@ -36,3 +37,17 @@ def mongo_errors() -> Iterator[None]:
         yield
     except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as error:
         raise StoreUnavailable(f"MongoDB does not answer: {type(error).__name__}.") from error
+
+
+def update_and_read(
+    collection: Collection[dict[str, Any]], condition: Record, update: Record, then: Record
+) -> dict[str, Any] | None:
+    """Update the one record with the condition's `_id`, if it meets the condition; the record afterwards, or None.
+
+    What is read is no older than the update, and may be newer; where it does not meet `then` any more, it is None.
+    Two calls, because the embedded server walks through the whole collection for a `find_one_and_update`
+    (docs/adr/0008).
+    """
+    if not collection.update_one(condition, update).matched_count:
+        return None
+    return collection.find_one({"_id": condition["_id"], **then})

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from ingest.deletion import delete
 from ingest.errors import FanfoldError
 from ingest.submission import Submission, Upload, submit, submit_once
+from ingest.turns import Priority
 from serve import schemas
 from serve.access import Tenant
 from serve.problems import documented, problem_of
@@ -24,11 +25,19 @@ METADATA = {
     "kept with it and usable as a filter in searches. Sent again, it replaces the old one.",
     "examples": ['{"author": "Ann", "year": 2026}'],
 }
+PRIORITY = {
+    "type": "string",
+    "enum": list(Priority),
+    "default": Priority.NORMAL,
+    "description": "Which of your jobs go first (in a raw upload: the header `Fanfold-Priority`). Between tenants it "
+    "counts nothing. A job that there is already keeps its own.",
+}
 FORM_BODY = {
     "type": "object",
     "properties": {
         "file": {"type": "array", "items": PDF_BODY, "minItems": 1, "description": "One PDF, or several."},
         "metadata": METADATA,
+        "priority": PRIORITY,
     },
     "required": ["file"],
 }

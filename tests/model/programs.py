@@ -86,6 +86,10 @@ class ModelEngine:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
+    def at_hand(self) -> int:
+        """There is one batch."""
+        return 1
+
     async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
         """One page, with a text layer."""
         assert not distrusted
@@ -189,6 +193,11 @@ def _look_at_clock() -> None:
     Replay.running.clock = ask("clock", "monotonic")
 
 
+def _update_and_read(collection: Any, condition: Any, update: Any, _then: Any) -> Any:
+    """One step: what others do between the two calls is as if they did it right after, when the holder looks again."""
+    return collection.find_one_and_update(condition, update, return_document=True)
+
+
 async def _at_once(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
@@ -219,6 +228,8 @@ def modelled() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr("ingest.pipeline.Tenure", ModelTenure)
         patch.setattr("ingest.submission.datetime", SimpleNamespace(now=lambda _zone: START))
         patch.setattr("ingest.stores.jobs.uuid", SimpleNamespace(uuid4=lambda: ask("user", "new_id")))
+        patch.setattr("ingest.stores.clock.READ_AGAIN_S", 0)  # so that what is asked depends on nothing but answers
+        patch.setattr("ingest.stores.jobs.update_and_read", _update_and_read)
         patch.setattr(Job, "model_validate", JobsByRecord())
         patch.setattr(asyncio, "to_thread", _at_once)
         yield patch

@@ -2,14 +2,23 @@
 
 import asyncio
 import random
+import time
 from contextlib import suppress
 from typing import cast
 
 import pytest
 
-from cluster.scheduler import FairScheduler
+from cluster.scheduler import FairScheduler, Owner
+from ingest.turns import Priority
 
 BOOK, LETTER = "book", "letter"
+
+
+def owner(job: str, tenant: str = "t", priority: Priority = Priority.NORMAL) -> Owner:
+    """A job of a tenant; `tenant/job` and `job!` (high) and `job?` (low) say more."""
+    if "/" in job:
+        tenant, job = job.split("/")
+    return Owner(tenant, {"!": Priority.HIGH, "?": Priority.LOW}.get(job[-1], priority), job)
 
 
 class Pages:
@@ -23,7 +32,7 @@ class Pages:
 
     async def read(self, job: str) -> None:
         """One page of one job."""
-        async with self.scheduler.slot(job):
+        async with self.scheduler.slot(owner(job)):
             task = cast("asyncio.Task[None]", asyncio.current_task())
             self.running[task] = asyncio.Event()
             self.order.append(job)
@@ -69,7 +78,7 @@ async def free_slots(scheduler: FairScheduler, slots: int) -> int:
 
 
 async def _hold(scheduler: FairScheduler) -> None:
-    async with scheduler.slot("probe"):
+    async with scheduler.slot(owner("probe")):
         cast("asyncio.Task[None]", asyncio.current_task()).set_name("holding")
         await asyncio.Event().wait()
 
@@ -128,7 +137,7 @@ async def test_pages_of_one_job_are_read_in_order_of_asking() -> None:
     order: list[int] = []
 
     async def read(number: int) -> None:
-        async with scheduler.slot(BOOK):
+        async with scheduler.slot(owner(BOOK)):
             order.append(number)
             await asyncio.sleep(0)
 
@@ -140,7 +149,7 @@ async def test_a_page_that_fails_gives_its_slot_back() -> None:
     """An error in the block frees the slot."""
     scheduler = FairScheduler(1)
     with pytest.raises(RuntimeError):
-        async with scheduler.slot(BOOK):
+        async with scheduler.slot(owner(BOOK)):
             raise RuntimeError
     assert await free_slots(scheduler, 1) == 1
 
@@ -163,11 +172,11 @@ async def test_a_waiter_cancelled_as_it_is_granted_leaks_no_slot() -> None:
     release = asyncio.Event()
 
     async def first() -> None:
-        async with scheduler.slot(BOOK):
+        async with scheduler.slot(owner(BOOK)):
             await release.wait()
 
     async def second() -> None:
-        async with scheduler.slot(BOOK):
+        async with scheduler.slot(owner(BOOK)):
             raise AssertionError("it was cancelled before it could run")
 
     holder, waiter = asyncio.create_task(first()), asyncio.create_task(second())
@@ -216,7 +225,7 @@ async def test_more_slots_are_handed_out_at_once_and_fewer_as_they_come_back() -
     leave = asyncio.Event()
 
     async def hold(key: str) -> None:
-        async with scheduler.slot(key):
+        async with scheduler.slot(owner(key)):
             entered.append(key)
             await leave.wait()
 
@@ -231,3 +240,80 @@ async def test_more_slots_are_handed_out_at_once_and_fewer_as_they_come_back() -
     await asyncio.gather(*holders)
     assert sorted(entered) == ["a", "b", "c"]
     assert scheduler._free == 1
+
+
+async def test_a_tenants_letter_gets_the_next_slot_however_many_books_another_has() -> None:
+    """Ten books of one tenant and a letter of another: the first slot that becomes free is the letter's."""
+    pages = Pages(4)
+    books = [page for number in range(10) for page in pages.submit(f"a/book{number}", 50)]
+    await settled()
+    letter = pages.submit("b/letter", 1)
+    await pages.end_one()
+    assert pages.order[4] == "b/letter"
+    await pages.end_all(books + letter)
+
+
+async def test_tenants_share_the_slots_whatever_their_number_of_jobs() -> None:
+    """One job of a tenant gets as many pages as the nine of another together."""
+    pages = Pages(4)
+    tasks = [page for number in range(9) for page in pages.submit(f"a/{number}", 30)] + pages.submit("b/x", 200)
+    for _ in range(40):
+        await pages.end_one()
+    mine = pages.order[4:].count("b/x")
+    await pages.end_all(tasks)
+    assert 18 <= mine <= 24
+
+
+async def test_a_tenant_of_one_letter_after_another_does_not_starve_a_book() -> None:
+    """Who comes back with a new letter each time one is read gets every second turn, not every one."""
+    pages = Pages(1)
+    tasks = pages.submit("a/book", 40)
+    for number in range(20):
+        tasks += pages.submit(f"b/letter{number}", 1)
+        await pages.end_one()
+    read = pages.order.count("a/book")
+    await pages.end_all(tasks)
+    assert read >= 9
+
+
+async def test_priorities_share_a_tenants_turns_16_to_4_to_1() -> None:
+    """High goes first and most, and low still gets on: none stands still until its limit."""
+    pages = Pages(1)
+    tasks = [page for job in ("low?", "normal", "high!") for page in pages.submit(job, 200)]
+    for _ in range(84):
+        await pages.end_one()
+    counts = [pages.order[1:].count(job) for job in ("high!", "normal", "low?")]
+    await pages.end_all(tasks)
+    assert counts == pytest.approx([64, 16, 4], abs=2)
+
+
+async def test_a_high_letter_gets_the_next_slot_before_ten_books_of_its_tenant() -> None:
+    """And four of five that follow, until it is read."""
+    pages = Pages(2)
+    tasks = [page for number in range(10) for page in pages.submit(f"book{number}", 50)]
+    await settled()
+    tasks += pages.submit("letter!", 3)
+    for _ in range(4):
+        await pages.end_one()
+    assert pages.order[2] == "letter!"
+    assert pages.order[2:6].count("letter!") == 3
+    await pages.end_all(tasks)
+
+
+async def test_handing_out_looks_at_no_page() -> None:
+    """64 jobs of 1,000 pages cost no more a page than 64 jobs of 10, within three times."""
+
+    async def seconds(pages_each: int) -> float:
+        pages = Pages(4)
+        tasks = [page for number in range(64) for page in pages.submit(f"{number % 8}/{number}", pages_each)]
+        await settled()
+        started_at = time.perf_counter()
+        for _ in range(300):
+            await pages.end_one()
+        took = time.perf_counter() - started_at
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return took
+
+    assert await seconds(1_000) < 3 * await seconds(10)

@@ -1,0 +1,282 @@
+"""A letter behind books, on the real queue: claims, places and pages are shared by tenant, priority and job."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from cluster.embedded import EmbeddedMongoDB
+from cluster.queue import GUEST_PLACES, Queue
+from cluster.scheduler import FairScheduler, Owner
+from ingest import pipeline
+from ingest.model import ChunkPlan, Inspection, Job, JobState, Revision
+from ingest.pipeline import Pipeline
+from ingest.settings import Settings
+from ingest.stores import Stores, mongo
+from ingest.stores.held import HeldJob
+from ingest.stores.jobs import JobStore
+from ingest.turns import Priority
+from tests.builders import a_document, pipeline_named
+from tests.integration.queue import insert
+
+SLOTS = 4
+
+
+class StubEngine:
+    """Pages that take no work but a turn, in the order in which they got it. A document's name says how long it is."""
+
+    def __init__(self, slots: int = SLOTS) -> None:
+        self.scheduler = FairScheduler(slots)
+        self.read: list[str] = []
+        self.most_at_hand = 0
+
+    def at_hand(self) -> int:
+        """As production's."""
+        return self.scheduler.slots + 16
+
+    async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
+        """All pages want OCR: `book-5000-1` has 5,000."""
+        assert not distrusted
+        pages = int(revision.document_id.split("-")[1])
+        return Inspection(page_count=pages, ocr_pages=tuple(range(1, pages + 1)), unreadable_pages=())
+
+    async def read_page(self, revision: Revision, page_number: int) -> None:
+        """One turn."""
+        assert page_number
+        self.most_at_hand = max(self.most_at_hand, len(asyncio.all_tasks()))
+        async with self.scheduler.slot(Owner(revision.tenant, revision.priority, revision.document_id)):
+            self.read.append(revision.document_id)
+            await asyncio.sleep(0.001)
+
+    async def cut(self, revision: Revision) -> ChunkPlan:
+        """No text, so nothing to embed or store."""
+        assert revision
+        return ChunkPlan(batch_sizes=())
+
+    async def embed(self, revision: Revision, batch: int) -> None:
+        """Never called."""
+        raise AssertionError(revision, batch)
+
+    store = embed
+
+
+class Service:
+    """A supervisor without Ray: claims as it does, and runs what it claimed."""
+
+    def __init__(self, stores: Stores, settings: Settings) -> None:
+        self.stores = stores
+        self.settings = settings
+        self.engine = StubEngine()
+        self.running: dict[asyncio.Task[None], Job] = {}
+        self.queue = Queue(stores.jobs, settings, "holder")
+
+    def submit(self, document_id: str, *, tenant: str = "a", priority: Priority = Priority.NORMAL) -> Job:
+        """A document that is durable, and its job."""
+        self.stores.catalog.register(a_document(document_id, tenant=tenant))
+        job = self.stores.jobs.insert(
+            tenant=tenant, document_id=document_id, revision=1, pipeline=pipeline_named("p"), priority=priority
+        )
+        assert job is not None
+        return job
+
+    async def claim(self) -> None:
+        """Begin what may begin."""
+        while (held := await asyncio.to_thread(self.queue.claim_next, list(self.running.values()))) is not None:
+            one = Pipeline(held, self.stores, self.engine, pipeline_named("p"), self.settings)
+            task = asyncio.create_task(one.run())
+            self.running[task] = held.job
+            task.add_done_callback(self.running.pop)
+
+    async def until_ended(self, job: Job) -> Job:
+        """Claim and work until the job has ended."""
+        while not (found := self.stores.jobs.job(job.tenant, job.job_id)).state.terminal:
+            await self.claim()
+            await asyncio.sleep(0.02)
+        return found
+
+    async def stop(self) -> None:
+        """Give back what runs."""
+        for task in self.running:
+            task.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+
+
+@pytest.fixture
+def service(stores: Stores, jobs: JobStore, settings: Settings) -> Service:
+    """With an empty queue; its leases outlast the test."""
+    patient = settings.model_copy(update={"lease_ttl_s": 60, "poll_interval_s": 0.05})
+    return Service(replace(stores, jobs=jobs), patient)
+
+
+def copies(job: Job, count: int, database: Database[dict[str, Any]], tenant: str) -> None:
+    """So many other jobs like this one, queued in one go."""
+    record = database["jobs"].find_one({"_id": job.job_id})
+    assert record is not None
+    fresh = (
+        {"_id": str(uuid.uuid4()), "document_id": f"book-100-{number}", "tenant": tenant} for number in range(count)
+    )
+    database["jobs"].insert_many([record | one for one in fresh])
+
+
+@pytest.mark.parametrize(("books", "tenant"), [(1, "a"), (10, "a"), (20, "b")])
+async def test_a_letter_behind_books_is_published_in_the_time_of_a_few_pages(
+    service: Service, books: int, tenant: str
+) -> None:
+    """One book, ten of the same tenant, or more of another's than there are places: the letter waits for no book."""
+    service.queue = Queue(service.stores.jobs, service.settings.model_copy(update={"max_running_jobs": 12}), "h")
+    for number in range(books):
+        service.submit(f"book-5000-{number}", tenant=tenant)
+    await service.claim()
+    await asyncio.sleep(0.3)
+    before = len(service.engine.read)
+    letter = await service.until_ended(service.submit("letter-1-0"))
+    first = service.engine.read.index("letter-1-0", before)
+    await service.stop()
+    assert letter.state is JobState.SUCCEEDED
+    began = service.engine.read[before:first]
+    assert max(began.count(f"book-5000-{number}") for number in range(books)) < 5000 / 4
+    assert first - before < 5000
+
+
+async def test_a_letters_page_is_read_next(service: Service) -> None:
+    """From when it asks, its page waits for as many pages as there are slots at the most, with ten books at work."""
+    for number in range(10):
+        service.submit(f"book-1000-{number}")
+    await service.claim()
+    await asyncio.sleep(0.3)
+    waited = []
+    scheduler = service.engine.scheduler
+    for number in range(5):
+        before = len(service.engine.read)
+        async with scheduler.slot(Owner("a", Priority.NORMAL, f"letter-1-{number}")):
+            waited.append(len(service.engine.read) - before)
+    await service.stop()
+    assert max(waited) <= SLOTS
+
+
+async def test_guests_are_bounded(service: Service) -> None:
+    """Many tenants with books: FANFOLD_MAX_RUNNING_JOBS, and some guests, are at work, whoever still comes."""
+    places = 3
+    service.queue = Queue(service.stores.jobs, service.settings.model_copy(update={"max_running_jobs": places}), "h")
+    for number in range(places + GUEST_PLACES + 5):
+        service.submit(f"book-1000-{number}", tenant=f"tenant-{number}")
+    await service.claim()
+    at_work = len(service.running)
+    await service.stop()
+    assert at_work == places + GUEST_PLACES
+
+
+async def test_a_book_of_10_000_pages_is_not_10_000_tasks(service: Service) -> None:
+    """As many pages are at hand as slots can take, and a few; the rest is a list of numbers."""
+    book = service.submit("book-10000-0")
+    ended = await service.until_ended(book)
+    assert ended.progress.pages_done == 10_000
+    assert service.engine.most_at_hand < 50
+
+
+@pytest.fixture
+def deep(mongodb: EmbeddedMongoDB) -> JobStore:
+    """10,000 jobs of tenant a wait, in a database that goes with its server: dropping it would take a minute."""
+    database = mongo.connect(mongodb.uri, "deep")
+    jobs = JobStore(database, lease_ttl_s=60, job_timeout_s=600)
+    jobs.prepare()
+    first = insert(jobs, "book-100-x", tenant="a")
+    copies(first, 9_999, database, "a")
+    return jobs
+
+
+def test_behind_10_000_jobs_of_another_tenant_a_letter_is_claimed_second(deep: JobStore, settings: Settings) -> None:
+    """Claimed in the order of turns, and every claim in the time of a claim from a queue of ten."""
+    letter = insert(deep, "letter", tenant="b")
+    queue = Queue(deep, settings, "holder")
+    running: list[Job] = []
+    took = []
+    for _ in range(12):
+        started_at = time.monotonic()
+        held = queue.claim_next(running)
+        took.append(time.monotonic() - started_at)
+        assert held is not None
+        running.append(held.job)
+    assert letter.job_id in {job.job_id for job in running[:2]}
+    assert [job.tenant for job in running].count("a") == 11
+    assert sorted(took)[6] < took[0] / 5  # the first one reads all the tickets, the others none
+    late = insert(deep, "late", tenant="c")
+    give_up_at = time.monotonic() + 30
+    while late.job_id not in {job.job_id for job in running} and time.monotonic() < give_up_at:
+        held = queue.claim_next(running)
+        assert held is not None
+        running.append(held.job)
+    assert late.job_id == running[-1].job_id
+    assert len(running) < 200
+    writes_are_flat(deep, running)
+
+
+def writes_are_flat(jobs: JobStore, running: list[Job]) -> None:
+    """A write to a claimed job looks at that job, not at the 10,000 beside it."""
+    held = HeldJob(jobs, running[-1], claimed_at=time.monotonic())
+    started_at = time.monotonic()
+    for number in range(10):
+        held.report({"pages_done": number})
+    assert time.monotonic() - started_at < 2.0
+
+
+def test_jobs_of_an_earlier_version_are_claimed(
+    jobs: JobStore, database: Database[dict[str, Any]], settings: Settings
+) -> None:
+    """They have no priority: they count as normal ones."""
+    old, high, low = (insert(jobs, name) for name in ("old", "high", "low"))
+    database["jobs"].update_one({"_id": old.job_id}, {"$unset": {"priority": 1}})
+    for job, priority in ((high, Priority.HIGH), (low, Priority.LOW)):
+        database["jobs"].update_one({"_id": job.job_id}, {"$set": {"priority": priority}})
+    queue = Queue(jobs, settings, "holder")
+    running: list[Job] = []
+    while (held := queue.claim_next(running)) is not None:
+        running.append(held.job)
+    assert [job.document_id for job in running] == ["high", "old", "low"]
+
+
+def test_a_job_whose_holder_died_is_claimed_by_the_next(
+    jobs: JobStore, database: Database[dict[str, Any]], settings: Settings
+) -> None:
+    """Its lease runs out: the next look at what was abandoned finds it, also one that had ended but for collection."""
+    for name in ("working", "ended"):
+        insert(jobs, name)
+    dead = Queue(jobs, settings, "dead")
+    for _ in range(2):
+        held = dead.claim_next([])
+        assert held is not None
+        if held.job.document_id == "ended":
+            held.settle(JobState.SUCCEEDED)
+    queue = Queue(jobs, settings, "alive")
+    assert queue.claim_next([]) is None
+    database["jobs"].update_many({}, {"$set": {"lease.expires_at": jobs.now()}})
+    found: set[str] = set()
+    give_up_at = time.monotonic() + 10
+    while len(found) < 2 and time.monotonic() < give_up_at:
+        held = queue.claim_next([])
+        found |= {held.job.document_id} if held is not None else set()
+    assert found == {"working", "ended"}
+
+
+def test_every_page_is_drawn_only_when_there_is_room() -> None:
+    """Of ten pieces of work and room for three, no more than three have begun and not ended."""
+    drawn: list[int] = []
+    ended: list[int] = []
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(0.001)
+        ended.append(number)
+
+    def work() -> Iterator[Any]:
+        for number in range(10):
+            drawn.append(number)
+            assert len(drawn) - len(ended) <= 3
+            yield one(number)
+
+    asyncio.run(pipeline._all(work(), lambda: 3))
+    assert sorted(ended) == list(range(10))
