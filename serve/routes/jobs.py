@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse
 
+from ingest.cancellation import cancel
 from ingest.errors import Conflict
 from ingest.model import JobState
 from ingest.pages import page_statuses
@@ -21,7 +22,9 @@ from serve.routes.documents import accepted
 from serve.service import ServiceOf
 
 WAIT_POLL_S = 0.25
-CANCELLED: dict[int | str, dict[str, Any]] = {200: {"model": schemas.JobView, "description": "It is cancelled."}}
+CANCELLED: dict[int | str, dict[str, Any]] = {
+    200: {"model": schemas.JobView, "description": "It is cancelled: it was before, or nobody had begun with it."}
+}
 RETRIED: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.SubmitView, "description": "Another job of the document is at work already."}
 }
@@ -87,9 +90,14 @@ def get_pages(
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job", responses=CANCELLED | documented(404, 409))
 def cancel_job(job_id: str, response: Response, service: ServiceOf, tenant: Tenant) -> schemas.JobView:
-    """Stop the job and undo what it did: 202 while that is going on, 200 once it is done, 409 when it is too late."""
-    service.stores.jobs.job(tenant, job_id)
-    job = service.stores.jobs.request_cancel(job_id)
+    """Stop the job and undo what it did: 202 while that is going on, 200 once it is done, 409 when it is too late.
+
+    A job that nobody has begun with has nothing to undo: it is cancelled at once.
+    """
+    cancellation = cancel(service.stores, service.settings, service.stores.jobs.job(tenant, job_id))
+    job = cancellation.job
+    if cancellation.ended:
+        service.report_end(job)
     if job.shown_state is JobState.CANCELLING:
         service.hint_cancel(job_id)
     elif job.state is JobState.CANCELLED:

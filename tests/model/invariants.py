@@ -83,7 +83,9 @@ def check_step(before: World, after: World, call: Call, epoch: int | None) -> No
             ensure(waits <= before.now, "a job was claimed that somebody holds")
             ensure(now["lease"]["epoch"] == job["lease"]["epoch"] + 1, "a claim did not raise the epoch by one")
         elif call.method == "find_one_and_update":
-            ensure(epoch == job["lease"]["epoch"], f"a write of epoch {epoch} to a job of {job['lease']['epoch']}")
+            held = job["lease"]["epoch"] or None  # nobody's, before its first claim
+            ensure(held or job["sweep_at"] is None, "a sweep that was asked for is put off")
+            ensure(epoch == held, f"a write of epoch {epoch} to a job of {job['lease']['epoch']}")
         if now["state"] != job["state"] and now["state"] in {JobState.CANCELLED, JobState.FAILED}:
             check_rolled_back(after, now)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ingest import ids
+from ingest.cancellation import cancel
 from ingest.checkpoints import Checkpoints
 from ingest.deletion import delete
 from ingest.errors import Conflict, NotFound
@@ -174,7 +175,7 @@ class Programs:
         return submit(self._stores, self._upload, tenant=TENANT, pipeline=PIPELINE).job.job_id
 
     def _cancel(self) -> str:
-        job = self._stores.jobs.request_cancel(JOB)
+        job = cancel(self._stores, self._settings, self._stores.jobs.job(TENANT, JOB)).job
         return "too late" if job.cancel_requested_at is None else "cancelling"
 
     def _delete(self) -> str:
@@ -214,7 +215,7 @@ def modelled() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("ingest.tenure", "ingest.stores.held", "ingest.stores.jobs", "ingest.submission"):
             patch.setattr(f"{module}.time", clock)
-        for module in ("ingest.tenure", "ingest.pipeline"):
+        for module in ("ingest.tenure", "ingest.pipeline", "ingest.cancellation"):
             patch.setattr(f"{module}.log", MUTED)
         patch.setattr("ingest.pipeline.Tenure", ModelTenure)
         patch.setattr("ingest.submission.datetime", SimpleNamespace(now=lambda _zone: START))
