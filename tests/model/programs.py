@@ -87,15 +87,16 @@ class ModelEngine:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
-    async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
+    async def inspect(self, revision: Revision, distrusted: frozenset[int], *, alone: bool = False) -> Inspection:
         """One page, with a text layer."""
         assert not distrusted
+        assert not alone
         ask("engine", "make", self._checkpoints(revision).inspection_key, ids.source_key(revision.document_id))
         return Inspection(page_count=1, ocr_pages=(), unreadable_pages=())
 
-    async def read_page(self, revision: Revision, page_number: int) -> None:
+    async def read_page(self, revision: Revision, page_number: int, *, alone: bool = False) -> None:
         """Never called: there is nothing to OCR."""
-        raise AssertionError(revision, page_number)
+        raise AssertionError(revision, page_number, alone)
 
     async def cut(self, revision: Revision) -> ChunkPlan:
         """All chunks in one batch."""
