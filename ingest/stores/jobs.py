@@ -203,8 +203,9 @@ class JobStore:
         }
         unclaimed = {"_id": job_id, "lease.epoch": 0, "cancel_requested_at": None}
         with mongo_errors():
-            ended = self._jobs.find_one_and_update(unclaimed, {"$set": end}, return_document=ReturnDocument.AFTER)
-        return None if ended is None else Job.model_validate(ended)
+            if not self._jobs.update_one(unclaimed, {"$set": end}).matched_count:
+                return None
+            return Job.model_validate(self._jobs.find_one({"_id": job_id}))
 
     @fault_point("jobs.was_worked_on")
     def was_worked_on(self, document_id: str) -> bool:

@@ -16,6 +16,7 @@ from ingest.model import Job, JobState
 from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.submission import retry
+from serve import schemas
 from serve.schemas import JobView
 from tests.builders import at_once
 from tests.checks import assert_invariants, assert_nothing_left
@@ -197,6 +198,30 @@ def test_over_http_it_is_answered_with_200_and_counted_once(stores: Stores, sett
     assert client.get("/v1/jobs", params={"state": "cancelled"}).json()["jobs"] == [answers[0].json()]
     again = client.post("/v1/documents", files={"file": ("a.pdf", pdf_of(["Ahoy."]))})
     assert Path(again.headers["location"]).name == again.json()["job_id"]
+
+
+def test_over_http_many_are_cancelled_in_one_call(stores: Stores, settings: Settings) -> None:
+    """One answer each, in their order, as each would have got it alone; what is refused is its own."""
+    web = Web(stores, settings)
+    client = web.client()
+    files = [{"file": (f"{name}.pdf", pdf_of([name]))} for name in ("held", "waiting", "done")]
+    held, waiting, done = [client.post("/v1/documents", files=file).json()["job_id"] for file in files]
+    assert stores.jobs.claim("supervisor") is not None
+    client.post(f"/v1/jobs/{done}/cancel")
+    answer = client.post("/v1/jobs/cancel", json={"job_ids": [held, "unknown", waiting, done]})
+    assert answer.status_code == 207
+    told = [
+        (one["job_id"], one["status"], (one["job"] or one["problem"]).get("state")) for one in answer.json()["jobs"]
+    ]
+    assert told == [
+        (held, 202, "cancelling"),
+        ("unknown", 404, None),
+        (waiting, 200, "cancelled"),
+        (done, 200, "cancelled"),
+    ]
+    assert {job.job_id for job in web.reported} == {waiting, done}
+    assert client.post("/v1/jobs/cancel", json={"job_ids": []}).status_code == 422
+    assert client.post("/v1/jobs/cancel", json={"job_ids": ["x"] * (schemas.MAX_CANCELS + 1)}).status_code == 422
 
 
 def test_over_http_a_claimed_job_is_cancelling(stores: Stores, settings: Settings) -> None:
