@@ -1,4 +1,4 @@
-"""What an attempt's end adds to the metrics, read from the job's record before and after."""
+"""What the end of an attempt, or of a job, adds to the metrics, read from the job's record."""
 
 from cluster.metrics import (
     ATTEMPT_SECONDS,
@@ -31,14 +31,15 @@ def attempt_ended(job: Job, *, seconds: float) -> None:
     elif outcome == REQUEUED:
         RETRIES.inc(category=category)
     elif job.state.terminal:
-        _job_ended(job)
+        job_ended(job)
 
 
-def _job_ended(job: Job) -> None:
+def job_ended(job: Job) -> None:
+    """Count a job, in the process that has ended it: a supervisor's, or an HTTP replica's that cancelled it at once."""
     JOBS_ENDED.inc(state=job.state)
     if not job.state.published and job.may_have_rows:
         ROLLBACKS.inc(state=job.state)
-    ended_at = job.attempts[-1].ended_at
+    ended_at = job.attempts[-1].ended_at if job.attempts else job.updated_at
     if job.state is JobState.CANCELLED and job.cancel_requested_at is not None and ended_at is not None:
         CANCEL_SECONDS.observe(max(0.0, (ended_at - job.cancel_requested_at).total_seconds()))
     for stage, record in job.stages.items():

@@ -151,7 +151,7 @@ def cancel(
         if state is not None:
             job_ids = [job.job_id for job in client.jobs(state=state, limit=sys.maxsize)]
             yes or typer.confirm(f"Cancel {display.count(len(job_ids), 'job')}?", abort=True, err=True)
-        answers = list(batch.each(job_ids or [], client.cancel))
+        answers = list(client.cancel_all(job_ids or []))
     failed = _show_answers(answers, as_json=as_json)
     raise typer.Exit(int(failed))
 

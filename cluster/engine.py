@@ -5,7 +5,9 @@ from typing import Any
 from cluster import tasks
 from cluster.composition import Blueprint
 from cluster.embedders import EmbedderPool
+from cluster.gate import Gate
 from cluster.metrics import BATCH_FILL, PAGES
+from cluster.nodes import largest_node_cpus
 from cluster.scheduler import FairScheduler, Owner
 from cluster.work import Work
 from ingest.errors import FanfoldError, WorkerCrashed, WorkError
@@ -24,35 +26,40 @@ class RayEngine:
         self._blueprint = blueprint
         self._scheduler = scheduler
         self._embedders = EmbedderPool(blueprint)
+        self._gate = Gate()
 
     def at_hand(self) -> int:
         """As many as all slots of the cluster take, and the next."""
         return self._scheduler.slots + NEXT
 
     @fault_point("ray.inspect", error=WorkerCrashed)
-    async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
+    async def inspect(self, revision: Revision, distrusted: frozenset[int], *, alone: bool = False) -> Inspection:
         """See `Activities.inspect`. The embedders' models load meanwhile."""
         self._embedders.start()
         limit_s = self._blueprint.settings.page_timeout_s
-        task = tasks.inspect.options(name=f"inspect {revision.title}")
         async with self._scheduler.slot(_owner(revision)):
+            await self._gate.passed()
+            task = tasks.inspect.options(name=f"inspect {revision.title}", num_cpus=_cpus(alone))
             values = task.remote(self._blueprint, revision, distrusted)
             work = Work(values, limit_s=limit_s, first_limit_s=INSPECT_START_FACTOR * limit_s)
             try:
-                inspection: Inspection = await work.result()
+                inspection: Inspection = await self._result(work, alone)
             except WorkError as error:
                 raise _at_page(error, work.last) from error
         _count_inspected(inspection)
         return inspection
 
     @fault_point("ray.read_page", error=WorkerCrashed)
-    async def read_page(self, revision: Revision, page_number: int) -> None:
+    async def read_page(self, revision: Revision, page_number: int, *, alone: bool = False) -> None:
         """See `Activities.read_page`."""
-        task = tasks.read_page.options(name=f"ocr {revision.title} page {page_number}")
         async with self._scheduler.slot(_owner(revision)):
-            limit_s = self._blueprint.settings.page_timeout_s
+            await self._gate.passed()
+            name = f"ocr {revision.title} page {page_number}"
+            task = tasks.read_page.options(name=name, num_cpus=_cpus(alone))
+            values = task.remote(self._blueprint, revision, page_number)
+            work = Work(values, limit_s=self._blueprint.settings.page_timeout_s)
             try:
-                await Work(task.remote(self._blueprint, revision, page_number), limit_s=limit_s).result()
+                await self._result(work, alone)
             except FanfoldError as error:
                 PAGES.inc(route=Route.OCR, outcome=error.category)
                 raise
@@ -78,6 +85,13 @@ class RayEngine:
         task = tasks.store.options(name=f"store {revision.title} batch {batch}")
         await self._step(task.remote(self._blueprint, revision, batch)).result()
 
+    async def _result(self, work: Work, alone: bool) -> Any:
+        """What the work ends with. One that is to be alone gets a node as soon as those at work have left one."""
+        if not alone:
+            return await work.result()
+        async with self._gate.shut_until(work.begun, longest_s=self._blueprint.settings.page_timeout_s):
+            return await work.result()
+
     def _step(self, values: Any) -> Work:
         return Work(values, limit_s=self._blueprint.settings.stage_timeout_s)
 
@@ -96,3 +110,8 @@ def _count_inspected(inspection: Inspection) -> None:
 def _at_page(error: WorkError, page_number: int | None) -> WorkError:
     """The same error, with the page that the work had come to."""
     return error if error.page_number is not None else type(error)(error.message, page_number=page_number)
+
+
+def _cpus(alone: bool) -> int:
+    """How many a task takes: all of a node, to be alone on it."""
+    return largest_node_cpus() if alone else 1

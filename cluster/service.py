@@ -17,6 +17,7 @@ import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
+from cluster.accounting import job_ended
 from cluster.composition import Blueprint, enter, prepare, refuse_dead_stores, refuse_truncation, resolve
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
 from cluster.flags import raise_flag, start_flags, stop_flags
@@ -108,6 +109,7 @@ def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
         viewer=RayPageViewer(blueprint),
         embed_query=embed_query,
         hint_cancel=raise_flag,
+        report_end=job_ended,
         probes={
             "mongodb": stores.catalog.ping,
             "qdrant": stores.vectors.ping,

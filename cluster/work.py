@@ -24,7 +24,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ingest.errors import FanfoldError, OutOfMemory, WorkerCrashed, WorkTimeout
+from ingest.errors import FanfoldError, NodeOutOfMemory, WorkerCrashed, WorkTimeout
 from ingest.telemetry import get_logger
 
 SOFT_STOP_S = 1.0  # for code that comes back to Python now and then: its process, with its models, lives on
@@ -59,6 +59,7 @@ class Work:
         self._started: Started | None = None
         self._moved_at = 0.0
         self.last: Any = None  # the value yielded last
+        self.begun = asyncio.Event()
 
     async def result(self) -> Any:
         """The last value. Raises what the work raised, or the `WorkError` that ended it.
@@ -87,6 +88,7 @@ class Work:
             self._moved_at = time.monotonic()
             if isinstance(value, Started):
                 self._started = value
+                self.begun.set()
             else:
                 self.last = value
                 self._limit_s = self._step_limit_s
@@ -124,7 +126,7 @@ def meaning_of(error: Exception, *, overtime: bool) -> Exception:
     if isinstance(error, RayTaskError) and isinstance(error.cause, FanfoldError):
         return error.cause
     if isinstance(error, OutOfMemoryError):
-        return OutOfMemory("The worker used too much memory and was stopped.")
+        return NodeOutOfMemory("Its node ran out of memory, and the work was stopped.")
     if isinstance(error, WorkerCrashedError | TaskCancelledError | RayActorError):
         if overtime:
             return WorkTimeout("The work took longer than its limit and was stopped.")

@@ -16,7 +16,8 @@
     │   ├── PageUnreadable           one page, not its neighbours
     │   ├── WorkTimeout              a limit passed
     │   ├── WorkerCrashed            the process died under the work
-    │   └── OutOfMemory              the process was killed for its memory
+    │   └── OutOfMemory              the work took more memory than it may
+    │       └── NodeOutOfMemory      the node had no more, and ended this work: perhaps another one took it
     ├── StoreError                   MongoDB, Qdrant or the object store
     │   ├── StoreUnavailable         does not answer: wait and try again
     │   ├── StoreRefused             answers, and refuses: credentials, a missing collection, a wrong dimension
@@ -140,9 +141,13 @@ class WorkerCrashed(WorkError):
 
 
 class OutOfMemory(WorkError):
-    """The worker process was killed because it used too much memory."""
+    """The work took more memory than it may."""
 
     category = Category.MEMORY
+
+
+class NodeOutOfMemory(OutOfMemory):
+    """Its node ran out of memory, and this work was chosen to be ended: what took the memory may have been another."""
 
 
 class StoreError(FanfoldError):

@@ -21,6 +21,7 @@ from ingest.errors import (
     FanfoldError,
     InputError,
     LeaseLost,
+    NodeOutOfMemory,
     PageUnreadable,
     StoreError,
     TooManyFailedPages,
@@ -35,7 +36,7 @@ from ingest.stores.held import HeldJob
 from ingest.telemetry import get_logger
 from ingest.tenure import Tenure
 
-PAGE_TRIES = 2  # a page that fails is tried once more, alone in its process, before it is given up
+PAGE_TRIES = 2  # a page that fails is tried once more, in another process, before it is given up
 MAX_DELAY_DOUBLINGS = 6
 
 T = TypeVar("T")
@@ -45,16 +46,17 @@ log = get_logger()
 class Engine(Protocol):
     """Runs `ingest.activities` somewhere else. Raises the activity's own error, or the `WorkError` that ended it.
 
-    Cancelling a call stops the work: when the cancellation returns, nothing of it runs any more.
+    Cancelling a call stops the work: when the cancellation returns, nothing of it runs any more. `alone` asks for a
+    node that no other page shares, so that a `NodeOutOfMemory` is this work's own doing.
     """
 
     def at_hand(self) -> int:
         """How many pages or batches of one job it is worth asking for at a time, at least one: no more are held."""
 
-    async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
+    async def inspect(self, revision: Revision, distrusted: frozenset[int], *, alone: bool = False) -> Inspection:
         """See `Activities.inspect`. A `WorkError` names the page that the work had come to, if it had."""
 
-    async def read_page(self, revision: Revision, page_number: int) -> None:
+    async def read_page(self, revision: Revision, page_number: int, *, alone: bool = False) -> None:
         """See `Activities.read_page`."""
 
     async def cut(self, revision: Revision) -> ChunkPlan:
@@ -152,27 +154,39 @@ class Pipeline:
     async def _inspect(self) -> Inspection:
         """Route every page. One that ends the process that reads its text layer is left to OCR, and its limits."""
         distrusted: frozenset[int] = frozenset()
+        alone = False
         while True:
             try:
-                return await self._tenure.work(self._engine.inspect, self._revision, distrusted)
+                return await self._tenure.work(self._engine.inspect, self._revision, distrusted, alone=alone)
             except WorkError as error:
+                innocent = _may_be_innocent(error, alone=alone)
+                alone = isinstance(error, NodeOutOfMemory)
+                if innocent:
+                    log.warning("inspection goes on alone", page_number=error.page_number, error=error.message)
+                    continue
                 if error.page_number is None or error.page_number in distrusted:
                     raise
                 log.warning("text layer distrusted", page_number=error.page_number, error=error.message)
                 distrusted |= {error.page_number}
 
     async def _read_page(self, page_number: int) -> WorkError | None:
-        """OCR one page; the error that made it be given up, if it was."""
-        for tries_left in reversed(range(PAGE_TRIES)):
+        """OCR one page; the error that made it be given up, if it was.
+
+        A node that ran out of memory is held against the page only if it was alone there; until then it may have been
+        the neighbour of the one that took the memory.
+        """
+        tries_left, alone = PAGE_TRIES, False
+        while True:
             try:
-                await self._tenure.work(self._engine.read_page, self._revision, page_number)
+                await self._tenure.work(self._engine.read_page, self._revision, page_number, alone=alone)
             except WorkError as error:
+                tries_left -= not _may_be_innocent(error, alone=alone)
+                alone = isinstance(error, NodeOutOfMemory)
                 log.warning("page failed", page_number=page_number, error=error.message, tries_left=tries_left)
                 if not error.retryable or tries_left == 0:
                     return error
             else:
                 return None
-        raise AssertionError("unreachable: the last try returns")
 
     async def _give_up(self, failed: dict[int, FailedPage], page_count: int) -> None:
         """Record the failed pages before anything is made without them, or refuse to make it."""
@@ -320,6 +334,11 @@ class Pipeline:
     async def _finish(self, stage: Stage, checkpoint: str | None = None) -> None:
         await self._tenure.flush()
         await self._tenure.write(self._tenure.held.finish_stage, stage, checkpoint)
+
+
+def _may_be_innocent(error: WorkError, *, alone: bool) -> bool:
+    """Whether work beside this one may have brought the error about."""
+    return isinstance(error, NodeOutOfMemory) and not alone
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]], at_hand: Callable[[], int]) -> None:

@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -116,6 +117,17 @@ class Client:
     def cancel(self, job_id: str) -> schemas.JobView:
         """Ask for the job to stop; it is `cancelling`, or `cancelled`. May be repeated."""
         return self._patiently(lambda: self._call(schemas.JobView, "POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel"))
+
+    def cancel_all(self, job_ids: Sequence[str]) -> Iterator[tuple[str, schemas.JobView | ServiceError]]:
+        """Ask for all of them to stop, many in a call; what became of each, in their order. May be repeated."""
+        for first in range(0, len(job_ids), schemas.MAX_CANCELS):
+            body = {"job_ids": list(job_ids[first : first + schemas.MAX_CANCELS])}
+            answers = self._patiently(partial(self._call, schemas.CancelAnswers, "POST", "/v1/jobs/cancel", json=body))
+            for answer in answers.jobs:
+                if answer.job is not None:
+                    yield answer.job_id, answer.job
+                elif answer.problem is not None:
+                    yield answer.job_id, ServiceError(answer.problem.detail, problem=answer.problem)
 
     def retry(self, job_id: str) -> schemas.SubmitView:
         """A new job that goes on where this one ended."""

@@ -27,6 +27,7 @@ from serve.refusals import BadCursor
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
+MAX_CANCELS = 100  # in one call, which takes a second or two
 MAX_WAIT_S = 60.0
 MAX_CURSOR_CHARACTERS = 200
 MAX_POSITION = 2**31 - 1
@@ -144,6 +145,27 @@ class JobPage(Schema):
 
     jobs: list[JobView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
+
+
+class CancelRequest(Schema):
+    """Jobs that shall stop."""
+
+    job_ids: list[str] = Field(min_length=1, max_length=MAX_CANCELS, examples=[[JOB_ID]])
+
+
+class CancelAnswer(Schema):
+    """What became of one of several jobs: the answer it would have got alone."""
+
+    job_id: str
+    status: int = Field(description="The HTTP status that it would have got alone.", examples=[200])
+    job: JobView | None = None
+    problem: Problem | None = None
+
+
+class CancelAnswers(Schema):
+    """The answer to several cancels, in their order."""
+
+    jobs: list[CancelAnswer]
 
 
 class PageView(Schema):

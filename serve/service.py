@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
-from ingest.model import PipelineSpec
+from ingest.model import Job, PipelineSpec
 from ingest.references import References
 from ingest.settings import Settings
 from ingest.stages.marks import Mark
@@ -36,6 +36,7 @@ class Service:
     viewer: PageViewer
     embed_query: Callable[[str], Awaitable[list[float]]]
     hint_cancel: Callable[[str], None]  # tells supervisors that a job shall stop; nothing depends on it but speed
+    report_end: Callable[[Job], None]  # counts a job that ended without a supervisor
     probes: Mapping[str, Callable[[], None]]  # each raises `StoreError` when its part does not answer
 
 

@@ -128,8 +128,12 @@ def _assert_went_on(before: Job, now: Job) -> None:
 
 
 def _assert_attempts(job: Job, max_attempts: int) -> None:
-    """Numbered, each under a higher epoch, ended once, and few at the same progress."""
+    """Numbered, each under a higher epoch, ended once, and few at the same progress; none if cancelled unclaimed."""
     attempts = job.attempts
+    if job.state is JobState.CANCELLED and not attempts:
+        assert job.cancel_requested_at is not None
+        assert job.progress.units == 0, f"worked on, and never claimed: {job}"
+        return
     assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1))
     assert all(earlier.epoch < later.epoch for earlier, later in pairwise(attempts))
     assert attempts, f"ended, and never claimed: {job}"

@@ -129,35 +129,34 @@ class HeldJob:
     @fault_point("jobs.settle")
     def settle(self, state: JobState, error: Failure | None = None, *, notify: bool = False) -> None:
         """Reach a terminal state. The job stays open until `close`, for collection. `notify`: the webhook is told."""
+        now = self._queue.now()
         change: dict[str, Any] = {"state": state, "error": None if error is None else error.model_dump()}
         if notify:
-            change["notify_at"] = self._queue.now()
+            change["notify_at"] = now
         for stage, record in self.job.stages.items():
             if record.status is StageStatus.RUNNING:
-                change |= {
-                    f"stages.{stage}.status": StageStatus.FAILED,
-                    f"stages.{stage}.finished_at": self._queue.now(),
-                }
-        self._write(change | self._attempt_end(state, error), state=JobState.RUNNING)
+                change |= {f"stages.{stage}.status": StageStatus.FAILED, f"stages.{stage}.finished_at": now}
+        self._write(change | self._attempt_end(state, error, now), state=JobState.RUNNING)
 
     @fault_point("jobs.requeue")
     def requeue(self, error: Failure, *, delay_s: float) -> None:
         """Give the job back for another attempt after `delay_s` seconds; the error is the attempt's."""
-        available_at = self._queue.now() + timedelta(seconds=delay_s)
+        now = self._queue.now()
+        available_at = now + timedelta(seconds=delay_s)
         change = {
             "state": JobState.QUEUED,
             "available_at": available_at,
             "lease.holder": None,
             "lease.expires_at": available_at,
         }
-        self._write(change | self._stages_wait() | self._attempt_end("requeued", error), state=JobState.RUNNING)
+        self._write(change | self._stages_wait() | self._attempt_end("requeued", error, now), state=JobState.RUNNING)
 
     @fault_point("jobs.release")
     def release(self) -> None:
         """Give the job back untouched, for whoever claims it next: the supervisor is shutting down."""
         now = self._queue.now()
         change = {"state": JobState.QUEUED, "available_at": now, "lease.holder": None, "lease.expires_at": now}
-        self._write(change | self._stages_wait() | self._attempt_end(RELEASED, None), state=JobState.RUNNING)
+        self._write(change | self._stages_wait() | self._attempt_end(RELEASED, None, now), state=JobState.RUNNING)
 
     @fault_point("jobs.close")
     def close(self, *, sweep_at: datetime | None) -> bool:
@@ -182,10 +181,10 @@ class HeldJob:
         running = [stage for stage, record in stages if record.status is StageStatus.RUNNING]
         return {f"stages.{stage}.status": StageStatus.PENDING for stage in running if stage is not Stage.PUBLISH}
 
-    def _attempt_end(self, outcome: str, error: Failure | None) -> dict[str, Any]:
+    def _attempt_end(self, outcome: str, error: Failure | None, now: datetime) -> dict[str, Any]:
         last = len(self.job.attempts) - 1
         return {
-            f"attempts.{last}.ended_at": self._queue.now(),
+            f"attempts.{last}.ended_at": now,
             f"attempts.{last}.outcome": outcome,
             f"attempts.{last}.error": None if error is None else error.model_dump(),
         }

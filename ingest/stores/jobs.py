@@ -196,6 +196,34 @@ class JobStore:
             raise NotFound(f"There is no job {job_id}.")
         return Job.model_validate(found)
 
+    @fault_point("jobs.cancel_unclaimed")
+    def cancel_unclaimed(self, job_id: str, *, keep_for: timedelta, notify: bool) -> Job | None:
+        """End a job that nobody has claimed yet as `cancelled`, and close it, all in one write; its record then.
+
+        None, and nothing changed, when it was claimed, or asked to stop, before. Exactly one of this and `claim` wins.
+        The caller knows that there is nothing to undo. A sweep comes after `keep_for`; `notify`: the webhook is told.
+        """
+        now = self.now()
+        end = {
+            "state": JobState.CANCELLED,
+            "cancel_requested_at": now,
+            "open": False,
+            "sweep_at": now + keep_for,
+            "notify_at": now if notify else None,
+            "updated_at": now,
+        }
+        unclaimed = {"_id": job_id, "lease.epoch": 0, "cancel_requested_at": None}
+        with mongo_errors():
+            if not self._jobs.update_one(unclaimed, {"$set": end}).matched_count:
+                return None
+            return Job.model_validate(self._jobs.find_one({"_id": job_id}))
+
+    @fault_point("jobs.was_worked_on")
+    def was_worked_on(self, document_id: str) -> bool:
+        """Whether any job of the document was ever attempted."""
+        with mongo_errors():
+            return self._jobs.find_one({"document_id": document_id, "attempts": {"$ne": []}}) is not None
+
     @fault_point("jobs.request_sweep")
     def request_sweep(self, job_id: str) -> None:
         """Ask for what is left of the job's document to be looked at as soon as nobody holds it."""

@@ -3,25 +3,29 @@
 import asyncio
 import time
 from functools import partial
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse
 
-from ingest.errors import Conflict
-from ingest.model import JobState
+from ingest.cancellation import cancel
+from ingest.errors import Conflict, NotFound
+from ingest.model import Job, JobState
 from ingest.pages import page_statuses
 from ingest.submission import retry
 from serve import schemas
 from serve.access import Tenant
 from serve.events import event_id, job_changes
-from serve.problems import documented
+from serve.problems import documented, problem_of
 from serve.routes.documents import accepted
-from serve.service import ServiceOf
+from serve.service import Service, ServiceOf
 
 WAIT_POLL_S = 0.25
-CANCELLED: dict[int | str, dict[str, Any]] = {200: {"model": schemas.JobView, "description": "It is cancelled."}}
+CANCELLED: dict[int | str, dict[str, Any]] = {
+    200: {"model": schemas.JobView, "description": "It is cancelled: it was before, or nobody had begun with it."}
+}
 RETRIED: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.SubmitView, "description": "Another job of the document is at work already."}
 }
@@ -85,18 +89,20 @@ def get_pages(
     )
 
 
+@router.post("/cancel", status_code=207, summary="Cancel jobs", response_model=schemas.CancelAnswers)
+def cancel_jobs(request: schemas.CancelRequest, service: ServiceOf, tenant: Tenant) -> schemas.CancelAnswers:
+    """Cancel each of the jobs as it would be cancelled alone, in one call. May be repeated."""
+    return schemas.CancelAnswers(jobs=[_cancel_answer(service, tenant, job_id) for job_id in request.job_ids])
+
+
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job", responses=CANCELLED | documented(404, 409))
 def cancel_job(job_id: str, response: Response, service: ServiceOf, tenant: Tenant) -> schemas.JobView:
-    """Stop the job and undo what it did: 202 while that is going on, 200 once it is done, 409 when it is too late."""
-    service.stores.jobs.job(tenant, job_id)
-    job = service.stores.jobs.request_cancel(job_id)
-    if job.shown_state is JobState.CANCELLING:
-        service.hint_cancel(job_id)
-    elif job.state is JobState.CANCELLED:
-        response.status_code = 200
-    else:
-        doing = f"has ended: {job.state}" if job.state.terminal else "is being published"
-        raise Conflict(f"Too late to cancel: the job {doing}. To remove what it published, delete the document.")
+    """Stop the job and undo what it did: 202 while that is going on, 200 once it is done, 409 when it is too late.
+
+    A job that nobody has begun with has nothing to undo: it is cancelled at once.
+    """
+    job = _cancel(service, tenant, job_id)
+    response.status_code = _cancel_status(job)
     return schemas.JobView.of(job)
 
 
@@ -129,3 +135,31 @@ async def job_events(
     if job.state.terminal and event_id(schemas.JobView.of(job)) == last_event_id:
         return Response(status_code=204)
     return EventSourceResponse(job_changes(read, last_event_id))
+
+
+def _cancel(service: Service, tenant: str, job_id: str) -> Job:
+    """The job's record after it was asked to stop. Raises `NotFound`, or `Conflict` when it is too late."""
+    cancellation = cancel(service.stores, service.settings, service.stores.jobs.job(tenant, job_id))
+    job = cancellation.job
+    if cancellation.ended:
+        service.report_end(job)
+    if job.shown_state is JobState.CANCELLING:
+        service.hint_cancel(job_id)
+    elif job.state is not JobState.CANCELLED:
+        doing = f"has ended: {job.state}" if job.state.terminal else "is being published"
+        raise Conflict(f"Too late to cancel: the job {doing}. To remove what it published, delete the document.")
+    return job
+
+
+def _cancel_answer(service: Service, tenant: str, job_id: str) -> schemas.CancelAnswer:
+    """One of several: that one is refused is its own, that a store does not answer is everybody's."""
+    try:
+        job = _cancel(service, tenant, job_id)
+    except (NotFound, Conflict) as error:
+        problem = problem_of(error)
+        return schemas.CancelAnswer(job_id=job_id, status=problem.status, problem=problem)
+    return schemas.CancelAnswer(job_id=job_id, status=_cancel_status(job), job=schemas.JobView.of(job))
+
+
+def _cancel_status(job: Job) -> HTTPStatus:
+    return HTTPStatus.OK if job.state is JobState.CANCELLED else HTTPStatus.ACCEPTED

@@ -27,7 +27,7 @@ def until(holds: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
 
 def titled(title: str) -> list[psutil.Process]:
     """Those of our processes to which Ray has given a title that begins so: `ray::ocr 0123abcd r1 page 7`."""
-    return [process for process in psutil.Process().children(recursive=True) if _title(process).startswith(title)]
+    return [process for process in psutil.Process().children(recursive=True) if title_of(process).startswith(title)]
 
 
 def busy(title: str, computed_s: float = 0.1) -> psutil.Process:
@@ -38,7 +38,7 @@ def busy(title: str, computed_s: float = 0.1) -> psutil.Process:
 
     def look() -> bool:
         for process in titled(title):
-            name, spent = _title(process), _cpu_s(process)
+            name, spent = title_of(process), _cpu_s(process)
             if since.setdefault(process, (name, spent))[0] != name:
                 since[process] = (name, spent)
             if spent - since[process][1] >= computed_s:
@@ -84,7 +84,8 @@ def every_cpu_is_free() -> bool:
     return free.get("CPU", 0) == cluster_cpus()
 
 
-def _title(process: psutil.Process) -> str:
+def title_of(process: psutil.Process) -> str:
+    """What it is called now; nothing when it has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:  # it has just ended

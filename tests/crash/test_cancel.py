@@ -9,14 +9,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.flags import FLAGS_ACTOR
 from cluster.ports import free_port
 from cluster.service import running
 from ingest import ids
 from ingest.model import Job, JobState, PageFailure
 from ingest.settings import Settings
 from serve.client import Client
+from serve.schemas import JobView
+from tests.checks import assert_invariants
 from tests.clusters import Cluster
-from tests.crash.processes import busy, is_gone, titled, until
+from tests.crash.processes import busy, is_gone, kill_actor, titled, until
 from tests.pdfs import SCAN, endless_page, pdf_of
 
 pytestmark = pytest.mark.slow
@@ -58,9 +61,6 @@ def in_native_code(job: Job) -> psutil.Process:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.xfail(
-    strict=False, reason="48 s were measured on 2 cores, 30 are wanted: the calls and the claims share them"
-)
 def test_500_queued_jobs_are_cancelled_in_half_a_minute(tmp_path: Path, stuck: Path) -> None:
     """All end `cancelled` in under 30 s, while the one that runs is not touched: same attempt, same process."""
     with _cluster(tmp_path / "home", max_running_jobs=1, page_timeout_s=300) as cluster:
@@ -71,16 +71,19 @@ def test_500_queued_jobs_are_cancelled_in_half_a_minute(tmp_path: Path, stuck: P
             path.write_bytes(pdf_of([f"Letter {path}"]))
         with ThreadPoolExecutor(8) as pool:
             waiting = [submitted.job_id for submitted in pool.map(cluster.client.submit, letters)]
-            asked_at = time.monotonic()
-            list(pool.map(cluster.client.cancel, waiting))
-            until(lambda: not list(cluster.client.jobs(state=JobState.CANCELLING, limit=1)))
+        asked_at = time.monotonic()
+        answers = list(cluster.client.cancel_all(waiting))
         took_s = time.monotonic() - asked_at
+        assert [(job_id, isinstance(job, JobView) and job.state) for job_id, job in answers] == [
+            (job_id, JobState.CANCELLED) for job_id in waiting
+        ]
         assert len(list(cluster.client.jobs(state=JobState.CANCELLED, limit=2 * QUEUED))) == QUEUED
         assert took_s < 30
         untouched = cluster.client.job(at_work.job_id)
         assert (untouched.state, len(untouched.attempts), worker.is_running()) == (JobState.RUNNING, 1, True)
         cluster.client.cancel(at_work.job_id)
         assert cluster.finish(at_work.job_id).state is JobState.CANCELLED
+        assert_invariants(cluster.stores)
 
 
 def test_a_cancel_ends_a_page_that_never_returns(cluster: Cluster, stuck: Path) -> None:
@@ -96,6 +99,18 @@ def test_a_cancel_ends_a_page_that_never_returns(cluster: Cluster, stuck: Path) 
     assert is_gone(worker)
     assert ended.state is JobState.CANCELLED
     assert cluster.stores.objects.keys(ids.checkpoint_prefix(job.document_id)) == []
+
+
+def test_a_cancel_needs_no_flag(cluster: Cluster, stuck: Path) -> None:
+    """The actor that carries the hints is dead: the supervisor finds the request in MongoDB."""
+    job = cluster.submit(stuck)
+    in_native_code(job)
+    asked_at = time.monotonic()
+    kill_actor(FLAGS_ACTOR)
+    cluster.client.cancel(job.job_id)
+    ended = cluster.finish(job.job_id)
+    assert ended.state is JobState.CANCELLED
+    assert time.monotonic() - asked_at < 20 < cluster.settings.page_timeout_s
 
 
 def test_a_stuck_page_costs_its_neighbours_nothing_and_the_others_one_slot(

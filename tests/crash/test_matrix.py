@@ -7,6 +7,7 @@ there), a document that nobody has sent before, and its way to an end: published
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ class Way(StrEnum):
     PUBLISHED = "published"
     REFUSED = "refused"  # it cannot be read: rolled back, nothing kept
     CANCELLED = "cancelled"  # when all its rows are written; then retried, and published
+    UNCLAIMED = "cancelled unclaimed"  # and its retry too, whose retry is published
     DELETED = "deleted"  # after it was published
 
 
@@ -41,11 +43,13 @@ OTHER_WAYS = {
     "catalog.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
     "catalog.delete_revision": (Way.CANCELLED,),
     "catalog.tombstone": (Way.DELETED,),
+    "jobs.cancel_unclaimed": (Way.UNCLAIMED,),
     "jobs.close": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED, Way.DELETED),
     "jobs.reopen_due": (Way.DELETED,),
     "jobs.request_cancel": (Way.CANCELLED,),
     "jobs.request_sweep": (Way.DELETED,),
     "jobs.settle": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED),
+    "jobs.was_worked_on": (Way.UNCLAIMED,),
     "objects.delete": (Way.PUBLISHED, Way.CANCELLED, Way.DELETED),
     "vectors.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
     "vectors.delete_revision": (Way.CANCELLED,),
@@ -59,6 +63,9 @@ TIME_TO_CANCEL = [
     {"point": "catalog.chunk_ids", "fault": Fault.DELAY},
     {"point": "jobs.decide_publish", "fault": Fault.DELAY},
 ]
+
+
+NO_CLAIM = {"point": "jobs.claim", "fault": Fault.DELAY, "times": 8}  # for a while
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,9 @@ def test_a_fault_anywhere_ends_exact(
         case Way.CANCELLED:
             faulty.follow(TIME_TO_CANCEL)
             _assert_published(faulty, _cancelled_and_retried(faulty, schedule, _document(tmp_path)), undisturbed)
+        case Way.UNCLAIMED:
+            faulty.follow([NO_CLAIM, schedule.entry])
+            _assert_published(faulty, _cancelled_unclaimed_and_retried(faulty, _document(tmp_path)), undisturbed)
         case Way.DELETED:
             faulty.follow([])
             _assert_deleted(faulty, _published_and_deleted(faulty, schedule, _document(tmp_path)))
@@ -160,6 +170,18 @@ def _cancelled_and_retried(faulty: FaultyCluster, schedule: Schedule, path: Path
     retried = faulty.ask(lambda: faulty.client.retry(submitted.job_id))
     assert retried.job_id != submitted.job_id
     return faulty.ended(retried.job_id)
+
+
+def _cancelled_unclaimed_and_retried(faulty: FaultyCluster, path: Path) -> JobView:
+    """Cancelled before anybody has claimed it, and so is its first retry; both at once, unless a claim came first."""
+    until(lambda: faulty.has_met(NO_CLAIM))
+    job_id = faulty.ask(lambda: faulty.client.submit(path)).job_id
+    for _ in range(2):
+        if faulty.unless_too_late(partial(faulty.client.cancel, job_id)) is None:
+            break
+        assert faulty.ended(job_id).state is JobState.CANCELLED
+        job_id = faulty.ask(partial(faulty.client.retry, job_id)).job_id
+    return faulty.ended(job_id)
 
 
 def _published_and_deleted(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView:
@@ -222,7 +244,8 @@ def _report(outcomes: dict[Schedule, str]) -> str:
         "",
         "*published*: MongoDB's chunk ids = Qdrant's point ids = the manifest, every text is word for word that of an",
         "undisturbed run, nothing is left over. *refused*: no row, no object. *cancelled*, when all rows are written:",
-        "no row, no checkpoint, and its retry is published. *deleted*: hidden at once, swept.",
+        "no row, no checkpoint, and its retry is published. *cancelled unclaimed*: at once, twice in a row, then",
+        "published. *deleted*: hidden at once, swept.",
         "",
         f"{len(ran)} schedules run, {ran.count('VIOLATED')} violations.",
         "",

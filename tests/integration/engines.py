@@ -42,14 +42,14 @@ class InlineEngine:
         """More than any document of these tests has."""
         return 1_000
 
-    async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
+    async def inspect(self, revision: Revision, distrusted: frozenset[int], *, alone: bool = False) -> Inspection:
         """The real one."""
-        await self._call("inspect", len(distrusted))
+        await self._call("inspect alone" if alone else "inspect", len(distrusted))
         return await asyncio.to_thread(lambda: inspection_of(self._activities, revision, distrusted))
 
-    async def read_page(self, revision: Revision, page_number: int) -> None:
+    async def read_page(self, revision: Revision, page_number: int, *, alone: bool = False) -> None:
         """A stand-in for OCR: a sentence that names the page."""
-        await self._call("read_page", page_number)
+        await self._call("read_page alone" if alone else "read_page", page_number)
         text = f"This is what stands on page {page_number}."
         self._checkpoints(revision).write_page(Page(page_number, Route.OCR, text))
 

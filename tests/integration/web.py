@@ -49,6 +49,7 @@ class Web:
     settings: Settings
     probes: Mapping[str, Callable[[], None]] = field(default_factory=dict)
     embed_query: Callable[[str], Awaitable[list[float]]] = embed
+    reported: list[Job] = field(default_factory=list)  # jobs that ended without a supervisor
 
     @cached_property
     def service(self) -> Service:
@@ -62,6 +63,7 @@ class Web:
             viewer=StubViewer(),
             embed_query=self.embed_query,
             hint_cancel=lambda _job_id: None,
+            report_end=self.reported.append,
             probes=self.probes,
         )
 

@@ -127,7 +127,7 @@ class Explorer:
 
     def _may_go_on(self, state: State, index: int, node: Node) -> bool:
         """Who would find nothing to do only waits: looking changes nothing."""
-        if index == 1 and state.nodes[0] is self._actors[0].first and node is self._actors[1].first:
+        if self._names[index] == "S2" and state.nodes[0] is self._actors[0].first and node is self._actors[1].first:
             return False  # the same with the supervisors' names exchanged
         if node is not self._actors[index].first:
             return (
@@ -166,9 +166,8 @@ class Explorer:
         if key not in self._results:
             assert node.call is not None
             call = self._mutate(node.call)
-            overtaken = node.epoch is not None and all(
-                job["lease"]["epoch"] > node.epoch for job in world.jobs.values()
-            )
+            epochs = {job["lease"]["epoch"] for job in world.jobs.values()}
+            overtaken = node.epoch is not None and node.epoch not in epochs
             after, answer = self._universe.perform(world, call, late=overtaken)
             check_step(world, after, call, node.epoch)
             self._results[key] = after, node.after(answer)

@@ -66,6 +66,8 @@ def check_job(job: Record) -> None:
     ensure(cancelled or state is not JobState.CANCELLED, "cancelled, although nobody was told so")
     ensure(decided or not state.published, "published without a decision")
     ensure(job["open"] or state.terminal, "closed before it has ended")
+    at_work = any(attempt["ended_at"] is None for attempt in job["attempts"])
+    ensure(not (at_work and state.terminal), "ended in the middle of an attempt")
 
 
 def check_step(before: World, after: World, call: Call, epoch: int | None) -> None:
@@ -86,6 +88,7 @@ def check_step(before: World, after: World, call: Call, epoch: int | None) -> No
             ensure(epoch == job["lease"]["epoch"], f"a write of epoch {epoch} to a job of {job['lease']['epoch']}")
         if now["state"] != job["state"] and now["state"] in {JobState.CANCELLED, JobState.FAILED}:
             check_rolled_back(after, now)
+            ensure(job["sweep_at"] in {None, now["sweep_at"]}, "ended, and a sweep that was asked for is put off")
 
 
 def check_rolled_back(world: World, job: Record) -> None:

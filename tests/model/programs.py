@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ingest import ids
+from ingest.cancellation import cancel
 from ingest.checkpoints import Checkpoints
 from ingest.deletion import delete
 from ingest.errors import Conflict, NotFound
@@ -90,15 +91,16 @@ class ModelEngine:
         """There is one batch."""
         return 1
 
-    async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
+    async def inspect(self, revision: Revision, distrusted: frozenset[int], *, alone: bool = False) -> Inspection:
         """One page, with a text layer."""
         assert not distrusted
+        assert not alone
         ask("engine", "make", self._checkpoints(revision).inspection_key, ids.source_key(revision.document_id))
         return Inspection(page_count=1, ocr_pages=(), unreadable_pages=())
 
-    async def read_page(self, revision: Revision, page_number: int) -> None:
+    async def read_page(self, revision: Revision, page_number: int, *, alone: bool = False) -> None:
         """Never called: there is nothing to OCR."""
-        raise AssertionError(revision, page_number)
+        raise AssertionError(revision, page_number, alone)
 
     async def cut(self, revision: Revision) -> ChunkPlan:
         """All chunks in one batch."""
@@ -178,7 +180,7 @@ class Programs:
         return submit(self._stores, self._upload, tenant=TENANT, pipeline=PIPELINE).job.job_id
 
     def _cancel(self) -> str:
-        job = self._stores.jobs.request_cancel(JOB)
+        job = cancel(self._stores, self._settings, self._stores.jobs.job(TENANT, JOB)).job
         return "too late" if job.cancel_requested_at is None else "cancelling"
 
     def _delete(self) -> str:
@@ -223,7 +225,7 @@ def modelled() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("ingest.tenure", "ingest.stores.held", "ingest.stores.jobs", "ingest.submission"):
             patch.setattr(f"{module}.time", clock)
-        for module in ("ingest.tenure", "ingest.pipeline"):
+        for module in ("ingest.tenure", "ingest.pipeline", "ingest.cancellation"):
             patch.setattr(f"{module}.log", MUTED)
         patch.setattr("ingest.pipeline.Tenure", ModelTenure)
         patch.setattr("ingest.submission.datetime", SimpleNamespace(now=lambda _zone: START))

@@ -14,7 +14,7 @@ from tests.builders import an_upload
 from tests.model.calls import Call
 from tests.model.explorer import Explorer, Left, Mutation, Scenario
 from tests.model.invariants import Violation
-from tests.model.programs import LEASE_TTL_S, modelled
+from tests.model.programs import LEASE_TTL_S, RETRY_WINDOW_S, modelled
 
 HALF_TTL_S = LEASE_TTL_S / 2
 FATAL = TooManyFailedPages("Not today.")
@@ -27,6 +27,17 @@ FAILURE = Scenario("failure", left=Left(ticks=1, errors=1), error=FATAL, fewest_
 CANCELLED = Scenario("cancel", users=(CANCEL,), left=Left(beats=1), fewest_states=3_000)
 CANCELLED_TAKEOVER = Scenario("cancel and takeover", users=(CANCEL,), left=Left(ticks=1), fewest_states=40_000)
 CANCELLED_RETRIED = Scenario("cancel, retry", users=(("cancel", "retry"),), fewest_states=1_500)
+CANCELLED_REQUEUED = Scenario("cancel and requeue", users=(CANCEL,), left=Left(errors=1), fewest_states=4_000)
+CANCELLED_SENT_AGAIN = Scenario(
+    "cancel, submit, sweep",
+    supervisors=1,
+    users=(("cancel", "submit"),),
+    sweeps=1,
+    left=Left(ticks=1),
+    tick_s=RETRY_WINDOW_S,
+    fewest_states=3_000,
+)
+CANCELLED_SUBMITTED = Scenario("cancel against submit", users=(CANCEL, SUBMIT), fewest_states=3_000)
 DELETED = Scenario("delete", users=(DELETE,), fewest_states=3_000)
 DELETED_CANCELLED = Scenario("delete against cancel", users=(DELETE, CANCEL), fewest_states=15_000)
 DELETED_SENT_AGAIN = Scenario("delete, submit", users=(("delete", "submit"),), sweeps=1, fewest_states=30_000)
@@ -39,6 +50,9 @@ QUICK = [
     CANCELLED,
     CANCELLED_TAKEOVER,
     CANCELLED_RETRIED,
+    CANCELLED_REQUEUED,
+    CANCELLED_SENT_AGAIN,
+    CANCELLED_SUBMITTED,
     DELETED,
     DELETED_CANCELLED,
     DELETED_SENT_AGAIN,
@@ -77,15 +91,20 @@ class Dropped(NamedTuple):
 
 
 UPDATE = "find_one_and_update"
-FENCE = ("lease.epoch", "lease.holder")
+HOLDER = "lease.holder"
+EPOCH = ("lease.epoch",)
+FENCE = (*EPOCH, HOLDER)
 SEEN = ("state", "lease.epoch", "lease.expires_at")
 CANCEL_REQUEST = "cancel_requested_at"
+REQUESTED = (CANCEL_REQUEST,)
 DECISION = ("stages.publish.status",)
 DROPPED = [
-    Dropped("the fence", "jobs", UPDATE, "lease.holder", FENCE, TAKEOVER),
+    Dropped("the fence", "jobs", UPDATE, HOLDER, FENCE, TAKEOVER),
     Dropped("the claim's compare-and-set", "jobs", UPDATE, "lease.expires_at", SEEN, TAKEOVER),
-    Dropped("no publish after a cancel", "jobs", UPDATE, CANCEL_REQUEST, (CANCEL_REQUEST,), CANCELLED),
+    Dropped("no publish after a cancel", "jobs", UPDATE, CANCEL_REQUEST, REQUESTED, CANCELLED),
     Dropped("no cancel after a publish", "jobs", "update_one", CANCEL_REQUEST, DECISION, CANCELLED),
+    Dropped("no cancel at once of a claimed job", "jobs", "update_one", "lease.epoch", EPOCH, CANCELLED),
+    Dropped("no cancel at once of a deleted one", "jobs", "update_one", "lease.epoch", REQUESTED, DELETED_CANCELLED),
     Dropped("no publish of what is deleted", "documents", "update_one", "latest_revision", ("deleted_at",), DELETED),
     Dropped("no close while a sweep is asked for", "jobs", UPDATE, "sweep_at", ("sweep_at",), DELETED),
     Dropped("no rollback of a later attempt's chunks", "chunks", "delete_many", "epoch", ("epoch",), FAILURE),
