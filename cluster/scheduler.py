@@ -29,6 +29,11 @@ class FairScheduler:
         self._slots = slots
         self._hand_out()
 
+    @property
+    def keys(self) -> int:
+        """How many keys wait for slots or hold some."""
+        return len(self._waiting.keys() | self._in_flight.keys())
+
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
         """Hold one slot for `key` during the block."""

@@ -16,7 +16,8 @@
     │   ├── PageUnreadable           one page, not its neighbours
     │   ├── WorkTimeout              a limit passed
     │   ├── WorkerCrashed            the process died under the work
-    │   └── OutOfMemory              the process was killed for its memory
+    │   ├── OutOfMemory              the process was killed for its memory
+    │   └── NodeLost                 the process's whole machine is gone: no fault of the work
     ├── StoreError                   MongoDB, Qdrant or the object store
     │   ├── StoreUnavailable         does not answer: wait and try again
     │   ├── StoreRefused             answers, and refuses: credentials, a missing collection, a wrong dimension
@@ -49,6 +50,7 @@ class Category(StrEnum):
     TIMEOUT = "timeout"
     CRASH = "crash"
     MEMORY = "memory"
+    NODE = "node"
     STORE = "store"
     JOB = "job"
     NOT_FOUND = "not_found"
@@ -143,6 +145,12 @@ class OutOfMemory(WorkError):
     """The worker process was killed because it used too much memory."""
 
     category = Category.MEMORY
+
+
+class NodeLost(WorkError):
+    """The node that did the work is gone, and took it along: nothing is said about the work."""
+
+    category = Category.NODE
 
 
 class StoreError(FanfoldError):

@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(10_000, ge=1, description="Jobs that may wait; while so many do, a submit gets 503.")
     max_pages: int = Field(10_000, ge=1, description="Most pages that one document may have.")
     max_running_jobs: int = Field(8, ge=1, description="Jobs that one supervisor works on at a time.")
+    supervisors: int = Field(1, ge=1, description="Supervisors to start; they share the queue, and the CPUs.")
     max_attempts: int = Field(3, ge=1, description="Attempts in a row without progress before a job fails.")
     max_failed_page_ratio: float = Field(0.5, ge=0, le=1, description="Share of failed pages beyond which a job fails.")
     page_timeout_s: float = Field(120.0, gt=0, description="Longest work on one page.")

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, ReturnDocument
@@ -22,7 +22,7 @@ from ingest.errors import LeaseLost, NotFound
 from ingest.faults import fault_point
 from ingest.model import Attempt, Job, JobState, Lease, PipelineSpec, Stage, StageRecord, StageStatus
 from ingest.stores.held import HeldJob
-from ingest.stores.mongo import mongo_errors
+from ingest.stores.mongo import database_time, mongo_errors
 
 CLAIM_CANDIDATES = 16
 WAITING = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
@@ -63,8 +63,7 @@ class JobStore:
     def now(self) -> datetime:
         """The database's clock: the only one by which leases and waits are judged."""
         with mongo_errors():
-            local_time: datetime = self._jobs.database.client.admin.command("hello")["localTime"]
-        return local_time.replace(tzinfo=UTC)
+            return database_time(self._jobs.database)
 
     @fault_point("jobs.insert")
     def insert(

@@ -1,7 +1,8 @@
-"""What the two stores on MongoDB share: the connection, and what its errors mean."""
+"""What the stores on MongoDB share: the connection, and what its errors mean."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import MongoClient
@@ -27,6 +28,12 @@ def connect(uri: str, database: str) -> Database[dict[str, Any]]:
         appname="fanfold",
     )
     return client.get_database(database, write_concern=WriteConcern(w="majority"), read_concern=ReadConcern("majority"))
+
+
+def database_time(database: Database[dict[str, Any]]) -> datetime:
+    """The database's clock: the only one by which leases and waits are judged."""
+    local_time: datetime = database.client.admin.command("hello")["localTime"]
+    return local_time.replace(tzinfo=UTC)
 
 
 @contextmanager

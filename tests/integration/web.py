@@ -49,6 +49,7 @@ class Web:
     settings: Settings
     probes: Mapping[str, Callable[[], None]] = field(default_factory=dict)
     embed_query: Callable[[str], Awaitable[list[float]]] = embed
+    draining: bool = False
 
     @cached_property
     def service(self) -> Service:
@@ -57,7 +58,7 @@ class Web:
             stores=self.stores,
             pipeline=PIPELINE,
             settings=self.settings,
-            admission=Admission(self.settings, self.stores.jobs.count_waiting),
+            admission=Admission(self.settings, self.stores.jobs.count_waiting, lambda: self.draining),
             references=References(self.settings.source_urls, s3_endpoint_url=self.settings.s3_endpoint_url),
             viewer=StubViewer(),
             embed_query=self.embed_query,
