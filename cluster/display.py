@@ -71,7 +71,7 @@ def draining(seen: Drained) -> str:
 def drained(ended: Drained) -> str:
     """How a drain ended."""
     if not ended.done:
-        return f"[red]{count(ended.running, 'job')} still at work: a supervisor does not obey.[/] See its log."
+        return f"[red]Not done: {count(ended.running, 'job')} at work, and a supervisor does not obey.[/] See its log."
     back = f" {count(ended.given_back, 'job')} went back to the queue." if ended.given_back else ""
     return f"Nothing runs any more: it is safe to stop.{back} In the queue: {count(ended.waiting, 'job')}."
 

@@ -14,7 +14,7 @@ from ingest.errors import ConfigurationError, Conflict
 from ingest.settings import Settings
 from ingest.stores import mongo
 from ingest.stores.jobs import JobStore
-from ingest.stores.roster import Order, Presence, Roster, Standing
+from ingest.stores.roster import Order, Roster, Standing
 
 POLL_S = 0.5
 MOST_COUNTED = 1_000_000
@@ -61,13 +61,14 @@ class Drained:
 
     cluster: str  # address of the Ray cluster that is drained
     running: int  # jobs that its supervisors still hold
+    unheard: int  # supervisors that have not heard of the order yet, and may just be taking a job
     waiting: int  # jobs in the queue, for whoever works on it next
-    given_back: int  # jobs that went back to the queue because time was up
+    given_back: int  # jobs that were told to go back to the queue because time was up
 
     @property
     def done(self) -> bool:
         """Whether nothing runs any more: it is safe to stop."""
-        return self.running == 0
+        return self.running == self.unheard == 0
 
 
 class Drain:
@@ -99,14 +100,14 @@ class Drain:
         give_up_at = time.monotonic() + timeout_s
         while True:
             peers = self._roster.present(self.cluster)
-            running = sum(_still_at_work(peer, order) for peer in peers)
-            seen = Drained(self.cluster, running, self._jobs.count_waiting(MOST_COUNTED), given_back)
+            seen = Drained(
+                self.cluster,
+                running=sum(peer.running for peer in peers),
+                unheard=sum(peer.obeys < order.number for peer in peers),
+                waiting=self._jobs.count_waiting(MOST_COUNTED),
+                given_back=given_back,
+            )
             on_progress(seen)
             if seen.done or time.monotonic() >= give_up_at:
                 return seen
             time.sleep(POLL_S)
-
-
-def _still_at_work(peer: Presence, order: Standing) -> int:
-    """The jobs that it holds, and one more that it may just be taking, as long as it has not heard of the order."""
-    return peer.running + (peer.obeys < order.number)

@@ -58,6 +58,11 @@ class Category(StrEnum):
     CONFIGURATION = "configuration"
     INTERNAL = "internal"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Category":  # noqa: ARG003  # Enum calls it with the unknown word
+        """A word that a newer version has written: it reads the same queue."""
+        return cls.INTERNAL
+
 
 class FanfoldError(Exception):
     """Base of the tree. `str(error)` is written for the user: no paths, no secrets, and what to do next."""
