@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray._raylet import GcsClient
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.cluster_utils import Cluster as RayCluster
 
 from cluster.composition import open_stores, qdrant_client
@@ -81,6 +83,11 @@ class Site:
         self.lose_node(self.head)
         for node in list(self.ray.worker_nodes):
             self.lose_node(Node(node))
+
+    def cpus_asked_for(self) -> float:
+        """What Ray tells an autoscaler: the CPUs that tasks wait for which no node has free."""
+        waiting = get_cluster_resource_state(GcsClient(self.ray.address)).pending_resource_requests
+        return sum(one.count * one.request.resources_bundle.get("CPU", 0.0) for one in waiting)
 
     def stop(self) -> None:
         """Fanfold first, then Ray."""

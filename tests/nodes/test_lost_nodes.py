@@ -53,6 +53,17 @@ def reading(node: Node) -> bool:
     return bool(node.workers("ray::ocr "))
 
 
+def test_pages_that_wait_are_demand_that_rays_autoscaler_sees(site: Site, client: Client, scan: Scan) -> None:
+    """Without a node to read them, and beside one that is busy: then it adds another; when all is read, none waits."""
+    job = client.submit(scan(PAGES))
+    until(lambda: site.cpus_asked_for() >= 1, PATIENCE_S)
+    node = site.add_node()
+    until(lambda: reading(node) and site.cpus_asked_for() >= 1, PATIENCE_S)
+    assert_undisturbed(site.fanfold.finish(client, job.job_id))
+    until(lambda: site.cpus_asked_for() == 0, PATIENCE_S)
+    site.lose_node(node)
+
+
 def test_a_node_killed_in_mid_job_costs_only_its_pages_in_flight(
     site: Site, client: Client, s3: S3Server, scan: Scan
 ) -> None:
