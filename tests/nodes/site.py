@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, and its types do not name it
 from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.cluster_utils import Cluster as RayCluster
 
@@ -87,7 +87,7 @@ class Site:
     def cpus_asked_for(self) -> float:
         """What Ray tells an autoscaler: the CPUs that tasks wait for which no node has free."""
         waiting = get_cluster_resource_state(GcsClient(self.ray.address)).pending_resource_requests
-        return sum(one.count * one.request.resources_bundle.get("CPU", 0.0) for one in waiting)
+        return float(sum(one.count * one.request.resources_bundle.get("CPU", 0.0) for one in waiting))
 
     def stop(self) -> None:
         """Fanfold first, then Ray."""
