@@ -14,7 +14,7 @@ import pytest
 from cluster.supervisor import SUPERVISOR_ACTOR
 from ingest.model import JobState
 from tests.checks import assert_published_exactly
-from tests.clusters import Cluster
+from tests.clusters import Cluster, ray_address
 from tests.crash.processes import actor_pid, kill_actor, until
 from tests.pdfs import SCAN, pdf_of
 
@@ -54,6 +54,7 @@ def a_scan(directory: Path, pages: int) -> Path:
 
 def test_a_drain_lets_what_runs_end_and_takes_nothing_new(cluster: Cluster, drain: Command, tmp_path: Path) -> None:
     """503 with a plain reason for an upload; searches are answered; the job that runs ends in its first attempt."""
+    assert {peer.cluster for peer in cluster.stores.roster.present()} == {ray_address()}
     job = cluster.submit(a_scan(tmp_path, 6))
     until(lambda: cluster.client.job(job.job_id).progress.pages_done >= 2)
     command = drain()

@@ -1,10 +1,12 @@
 """Where the work of a job runs: pages on every node that has CPUs, embedders where the GPUs are, supervisors apart."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ingest.model import JobState
+from ingest.stores.roster import Order
 from serve.client import Client
 from tests.checks import assert_invariants
 from tests.nodes.conftest import MakeSite
@@ -42,3 +44,17 @@ def test_supervisors_live_on_different_nodes(readers_and_gpu: tuple[Site, list[N
     homes = [node for node in (site.head, *readers, gpu) for _ in node.workers("ray::SupervisorActor")]
     assert len(homes) == len(set(homes)) == 2
     assert site.head in homes
+
+
+def test_a_cluster_that_was_joined_is_drained_from_its_data_directory(
+    readers_and_gpu: tuple[Site, list[Node], Node],
+) -> None:
+    """`fanfold drain` finds the Ray cluster there, and both supervisors obey; so they do when it ends."""
+    site = readers_and_gpu[0]
+    drained = site.fanfold.fanfold("drain", "--json", "--timeout", "60")
+    assert drained.returncode == 0, drained.stderr
+    answer = json.loads(drained.stdout)
+    assert (answer["cluster"], answer["done"], answer["running"]) == (site.ray.address, True, 0)
+    assert len(site.stores.roster.present(site.ray.address)) == 2
+    assert site.fanfold.fanfold("drain", "--resume").returncode == 0
+    assert site.stores.roster.standing(site.ray.address).order is Order.WORK
