@@ -25,6 +25,7 @@ from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore
 from ingest.stores.receipts import ReceiptStore
+from ingest.stores.roster import Roster
 from ingest.stores.vectors import VectorStore
 from samples.pages import page_texts
 
@@ -67,6 +68,7 @@ def _inspect(book: bytes, home: Path) -> None:
         vectors=VectorStore(QdrantClient(":memory:"), "unused"),
         objects=DirectoryStore(home / "objects"),
         receipts=ReceiptStore(database),
+        roster=Roster(database),
     )
     stores.objects.put(ids.source_key("book"), book)
     *_, _ = Activities(stores, settings).inspect(Revision("default", "book", 1, pipeline_of(settings)))

@@ -35,6 +35,7 @@ from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore
 from ingest.stores.receipts import ReceiptStore
+from ingest.stores.roster import Roster
 from ingest.stores.vectors import VectorStore, collection_name
 from samples.pages import WORKS, page_texts
 from serve.search import search
@@ -150,6 +151,7 @@ def _empty_stores(directory: Path) -> Iterator[Stores]:
             vectors=vectors,
             objects=DirectoryStore(directory / "objects"),
             receipts=ReceiptStore(database),
+            roster=Roster(database),
         )
         stores.catalog.prepare()
         yield stores

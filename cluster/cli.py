@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from cluster import batch, display
+from cluster.drain import connected_drain
 from cluster.filters import parse_pages, parse_where
 from cluster.instance import adopt_ray_auth, only_instance, stop_instance, tell_addresses
 from ingest.apikeys import ApiKey, digest, new_key
@@ -69,6 +71,31 @@ def down() -> None:
     with err.status("Stopping"):
         stopped = stop_instance(Settings().home, timeout_s=STOP_TIMEOUT_S)
     out.print("Fanfold has stopped." if stopped else "Fanfold was not running.")
+
+
+@app.command()
+def drain(
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which what runs is given back.")] = 600,
+    resume: Annotated[bool, typer.Option("--resume", help="End the drain: take jobs and uploads again.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster, where several share a queue.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take no more jobs and uploads, let what runs end, and say when it is safe to stop. Reading and searching go on.
+
+    What still runs after the timeout goes back to the queue, from its checkpoints. The drain lasts until the next start
+    or --resume. Exits with 1 if a supervisor does not obey.
+    """
+    with connected_drain(Settings(), cluster) as draining, err.status("Draining") as status:
+        if resume:
+            draining.end()
+            said = "Fanfold takes jobs and uploads again."
+            _print_json({"cluster": draining.cluster}) if as_json else out.print(said)
+            return
+        ended = draining.run(timeout, lambda seen: status.update(display.draining(seen)))
+    _print_json({**asdict(ended), "done": ended.done}) if as_json else out.print(display.drained(ended))
+    raise typer.Exit(int(not ended.done))
 
 
 @app.command()
@@ -280,7 +307,7 @@ def _finding_json(finding: Finding, repaired: bool) -> dict[str, Any]:
     }
 
 
-def _print_json(value: BaseModel | dict[str, str] | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:
+def _print_json(value: BaseModel | dict[str, Any] | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:
     def plain(item: Any) -> Any:
         return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
 

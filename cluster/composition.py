@@ -26,11 +26,12 @@ from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore, S3Store, open_object_store
 from ingest.stores.receipts import ReceiptStore
+from ingest.stores.roster import Roster
 from ingest.stores.vectors import COLLECTION_PREFIX, QdrantApi, VectorStore, collection_name
 from ingest.telemetry import configure_logging
 
 QDRANT_TIMEOUT_S = 30
-STORE_CLASSES = (JobStore, HeldJob, Catalog, ReceiptStore, VectorStore, DirectoryStore, S3Store)
+STORE_CLASSES = (JobStore, HeldJob, Catalog, ReceiptStore, Roster, VectorStore, DirectoryStore, S3Store)
 ARMED_CLASSES = (*STORE_CLASSES, Activities, References)
 
 
@@ -79,6 +80,7 @@ def open_stores(settings: Settings, qdrant: QdrantApi, collection: str) -> Store
         vectors=VectorStore(qdrant, collection),
         objects=open_object_store(settings.object_store_url, s3_endpoint_url=settings.s3_endpoint_url),
         receipts=ReceiptStore(database),
+        roster=Roster(database),
     )
 
 
@@ -104,6 +106,7 @@ def prepare(blueprint: Blueprint) -> None:
     stores.jobs.prepare()
     stores.catalog.prepare()
     stores.receipts.prepare()
+    stores.roster.prepare()
     stores.vectors.prepare(blueprint.dimension)
 
 

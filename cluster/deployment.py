@@ -13,7 +13,7 @@ from ray import serve
 from cluster.composition import prepare, refuse_dead_stores, refuse_truncation, resolve
 from cluster.flags import start_flags
 from cluster.service import connect_service, refuse_open_address
-from cluster.supervisor import refuse_second_supervisor, start_supervisor
+from cluster.supervisor import refuse_second_supervisor, start_supervisors
 from ingest.errors import ConfigurationError
 from ingest.settings import Settings
 from ingest.telemetry import configure_logging
@@ -23,11 +23,11 @@ ADDRESSES = ("mongodb_uri", "qdrant_url", "object_store_url")
 
 
 def build(arguments: Mapping[str, Any]) -> serve.Application:
-    """Start the supervisor and the cancel flags, and return the application: `import_path: cluster.deployment:build`.
+    """Start the supervisors and the cancel flags, and return the application: `import_path: cluster.deployment:build`.
 
     The settings are the environment's, on the node that Serve chose. Importing this module does nothing. The call may
-    be repeated, as Serve does when it fails and whenever the application changes: a supervisor that an earlier call
-    started is replaced, its jobs go back to the queue. Raises `ConfigurationError` for settings that cannot work,
+    be repeated, as Serve does when it fails and whenever the application changes: supervisors that an earlier call
+    started are replaced, their jobs go back to the queue. Raises `ConfigurationError` for settings that cannot work,
     embedded stores among them; `StoreUnavailable` or `StoreRefused`, naming the setting, when a store does not answer;
     `Conflict` when a `fanfold up` runs on this Ray cluster.
     """
@@ -46,7 +46,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     blueprint = resolve(settings, mongodb_uri=None)
     prepare(blueprint)
     start_flags()
-    start_supervisor(blueprint)
+    start_supervisors(blueprint)
     return application(blueprint.settings, partial(connect_service, blueprint))
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.batch import Outcome
+from cluster.drain import Drained
 from ingest.findings import Finding
 from ingest.model import JobState, Stage
 from ingest.settings import Settings
@@ -60,6 +61,20 @@ def started(settings: Settings, dashboard_url: str) -> RenderableType:
     rows.add_row("Data", str(settings.home))
     rows.add_row("Try", '[bold]fanfold ingest FILE.pdf[/], then [bold]fanfold search "words"[/]')
     return Panel(rows, title="Fanfold is up", subtitle="Ctrl-C stops it", border_style="green", expand=False)
+
+
+def draining(seen: Drained) -> str:
+    """How far a drain is, in one line."""
+    waiting = count(seen.waiting, "job")
+    return f"Draining: {count(seen.running, 'job')} at work, {waiting} in the queue"
+
+
+def drained(ended: Drained) -> str:
+    """How a drain ended."""
+    if not ended.done:
+        return f"[red]Not done: {count(ended.running, 'job')} at work, and a supervisor does not obey.[/] See its log."
+    back = f" {count(ended.given_back, 'job')} went back to the queue." if ended.given_back else ""
+    return f"Nothing runs any more: it is safe to stop.{back} In the queue: {count(ended.waiting, 'job')}."
 
 
 @contextmanager

@@ -59,7 +59,7 @@ ALERTS = (
         f"absent({JOBS.exported})",
         "3m",
         CRITICAL,
-        "No supervisor reports, so no job is worked on; what was accepted waits. Look for the actor `supervisor` in "
+        "No supervisor reports, so no job is worked on; what was accepted waits. Look for `SupervisorActor` in "
         "Ray's dashboard, then start Fanfold again: `fanfold up`, or `serve deploy`.",
     ),
     Alert(

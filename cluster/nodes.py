@@ -4,6 +4,8 @@ from typing import Any
 
 import ray
 
+HEAD = "node:__internal_head__"  # a resource that only the head has
+
 
 def cluster_cpus() -> int:
     """CPUs of the whole cluster, at least one."""
@@ -13,5 +15,19 @@ def cluster_cpus() -> int:
 
 def largest_node_cpus() -> int:
     """CPUs of the node that has most of them: who takes so many shares its node with nobody who takes any."""
+    return max([1, *(int(node["Resources"].get("CPU", 0)) for node in _alive())])
+
+
+def is_alive(node_id: str) -> bool:
+    """Whether Ray takes the node to be there; after a silent death it does so for some seconds."""
+    return any(node["NodeID"] == node_id for node in _alive())
+
+
+def places() -> list[str]:
+    """The nodes that are there, the head first."""
+    return [node["NodeID"] for node in sorted(_alive(), key=lambda node: HEAD not in node["Resources"])]
+
+
+def _alive() -> list[dict[str, Any]]:
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray ships it untyped
-    return max([1, *(int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"])])
+    return [node for node in nodes if node["Alive"]]

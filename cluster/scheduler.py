@@ -80,6 +80,12 @@ class FairScheduler:
         self.slots = slots
         self._hand_out()
 
+    @property
+    def owners(self) -> int:
+        """How many jobs wait for slots or hold some."""
+        waiting = {owner for tenant in self._tenants.values() for jobs in tenant.waiting.values() for owner in jobs}
+        return len(waiting | {owner for owner in self._in_flight if isinstance(owner, Owner)})
+
     @asynccontextmanager
     async def slot(self, owner: Owner) -> AsyncIterator[None]:
         """Hold one slot for `owner` during the block."""

@@ -23,11 +23,12 @@ from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedd
 from cluster.flags import raise_flag, start_flags, stop_flags
 from cluster.instance import Addresses
 from cluster.ports import free_port, is_free
-from cluster.supervisor import probe_supervisor, refuse_second_supervisor, start_supervisor, stop_supervisor
+from cluster.supervisor import probe_supervisors, refuse_second_supervisor, start_supervisors, stop_supervisors
 from cluster.views import RayPageViewer
 from ingest.errors import ConfigurationError
 from ingest.references import References
 from ingest.settings import Settings
+from ingest.stores.roster import Order
 from ingest.telemetry import get_logger
 from serve.admission import Admission
 from serve.app import APP_NAME, EmbedQuery, application
@@ -86,8 +87,8 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         _start_serve(blueprint)
         stack.callback(stop_flags)
         start_flags()
-        stack.callback(stop_supervisor)
-        start_supervisor(blueprint)
+        stack.callback(stop_supervisors)
+        start_supervisors(blueprint)
         _wait_until_ready(settings)
         addresses = Addresses(
             ray_address=ray_context.address_info["gcs_address"],
@@ -100,11 +101,16 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
 def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
     """What a replica of the HTTP interface works with."""
     stores = enter(blueprint)
+    cluster = ray.get_runtime_context().gcs_address
+
+    def draining() -> bool:
+        return stores.roster.standing(cluster).order is not Order.WORK
+
     return Service(
         stores=stores,
         pipeline=blueprint.pipeline,
         settings=blueprint.settings,
-        admission=Admission(blueprint.settings, stores.jobs.count_waiting),
+        admission=Admission(blueprint.settings, stores.jobs.count_waiting, draining),
         references=References(blueprint.settings.source_urls, s3_endpoint_url=blueprint.settings.s3_endpoint_url),
         viewer=RayPageViewer(blueprint),
         embed_query=embed_query,
@@ -114,7 +120,7 @@ def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
             "mongodb": stores.catalog.ping,
             "qdrant": stores.vectors.ping,
             "object_store": stores.objects.ping,
-            "supervisor": probe_supervisor,
+            "supervisor": probe_supervisors,
         },
     )
 

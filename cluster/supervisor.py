@@ -16,14 +16,16 @@ from typing import Any
 
 import ray
 import structlog
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray.util.state import list_actors, list_jobs
 
 from cluster import accounting, flags
-from cluster.composition import Blueprint, enter
+from cluster.composition import Blueprint, connect, enter
+from cluster.duty import VERSION, Duty
 from cluster.embedded import NAMESPACE
 from cluster.engine import RayEngine
 from cluster.metrics import STORE_ERRORS
-from cluster.nodes import cluster_cpus
+from cluster.nodes import places
 from cluster.notices import Notifier
 from cluster.queue import Queue
 from cluster.scheduler import FairScheduler
@@ -34,12 +36,13 @@ from ingest.model import Job
 from ingest.pipeline import Pipeline
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
+from ingest.stores.roster import Order
 from ingest.telemetry import get_logger
 
-SUPERVISOR_ACTOR = "supervisor"
+CLASS = "SupervisorActor"
+SUPERVISOR = "supervisor"  # what the names of the actors begin with
 STOP_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 5.0
-SLOTS_PER_CPU = 2  # one page runs, the next is at hand
 STORE_THREADS = 64  # calls that a silent store blocks must not stop those to the others
 CANCEL_PLACES = 16  # for jobs that only have to be rolled back, beside FANFOLD_MAX_RUNNING_JOBS
 LISTEN_AGAIN_S = 1.0
@@ -56,18 +59,21 @@ class Supervisor:
         self._holder = str(uuid.uuid4())
         self._pipelines: dict[str, Pipeline] = {}
         self._running: dict[asyncio.Task[None], Job] = {}
+        self._given_back: set[asyncio.Task[None]] = set()
         self._queue = Queue(stores.jobs, blueprint.settings, self._holder)
         self._wake = asyncio.Event()  # a place is free, a cancel was asked for, or it is time to stop
         self._cancels_wait = True  # jobs that shall be cancelled may wait to be claimed
         self._stopping = False
+        self._scheduler = FairScheduler(slots=1)  # until its duty says how many
+        self._duty = Duty(stores.roster, self._holder, self._scheduler, blueprint.settings, lambda: len(self._running))
 
     async def run(self) -> None:
         """Claim and work until told to stop."""
-        scheduler = FairScheduler(SLOTS_PER_CPU * cluster_cpus())
-        engine = RayEngine(self._blueprint, scheduler)
+        engine = RayEngine(self._blueprint, self._scheduler)
         helpers = [
             asyncio.create_task(self._listen()),
             asyncio.create_task(self._sweep()),
+            asyncio.create_task(self._duty.run()),
             asyncio.create_task(Survey(self._stores).run()),
             *self._notify(),
         ]
@@ -79,10 +85,10 @@ class Supervisor:
                 self._begin(held, engine)
             if not claimed:
                 await _until(self._wake, self._blueprint.settings.poll_interval_s)
-                scheduler.resize(SLOTS_PER_CPU * cluster_cpus())  # nodes come and go
         for task in [*helpers, *self._running]:
             task.cancel()
         await asyncio.gather(*helpers, *self._running, return_exceptions=True)
+        await self._duty.leave()
 
     def _look_for_cancelled(self) -> None:
         self._cancels_wait = True
@@ -97,6 +103,9 @@ class Supervisor:
         """The jobs to begin next: those that shall be cancelled, many at a time, before one to be worked on."""
         jobs, free = self._stores.jobs, self._blueprint.settings.max_running_jobs - len(self._running)
         try:
+            if await self._duty.look() is not Order.WORK:
+                self._give_back_if_ordered()
+                return []
             if self._cancels_wait and free + CANCEL_PLACES > 0:
                 self._cancels_wait = False
                 held = await asyncio.to_thread(jobs.claim_cancelled, self._holder, limit=free + CANCEL_PLACES)
@@ -109,6 +118,13 @@ class Supervisor:
             log.warning("cannot claim", error=error.message)
             return []
         return [] if one is None else [one]
+
+    def _give_back_if_ordered(self) -> None:
+        """Release every job that runs, each once: a second cancellation would interrupt the release."""
+        if self._duty.standing.order is Order.GIVE_BACK:
+            for task in self._running.keys() - self._given_back:
+                task.cancel()
+            self._given_back = set(self._running)
 
     def _begin(self, held: HeldJob, engine: RayEngine) -> None:
         task = asyncio.create_task(self._work(held, engine))
@@ -223,6 +239,14 @@ class SupervisorActor:
             os._exit(1)
 
 
+def supervisor_name(number: int) -> str:
+    """The name of a supervisor's actor. It carries the code's version, because actors outlive what started them."""
+    return f"{SUPERVISOR}-{number}-{VERSION}"
+
+
+SUPERVISOR_ACTOR = supervisor_name(1)
+
+
 def refuse_second_supervisor() -> None:
     """Raise `Conflict` when another Fanfold runs on this Ray cluster.
 
@@ -231,7 +255,7 @@ def refuse_second_supervisor() -> None:
     context = ray.get_runtime_context()
     address = context.gcs_address
     running = {job.job_id for job in list_jobs(address=address) if job.status == "RUNNING"} - {context.get_job_id()}
-    for actor in list_actors(address=address, filters=[("name", "=", SUPERVISOR_ACTOR), ("state", "=", "ALIVE")]):
+    for actor in list_actors(address=address, filters=[("class_name", "=", CLASS), ("state", "=", "ALIVE")]):
         if actor.ray_namespace == NAMESPACE and actor.job_id in running:
             raise Conflict(
                 "Another Fanfold runs on the Ray cluster of this machine. Stop it with fanfold down, or start a Ray of "
@@ -239,34 +263,61 @@ def refuse_second_supervisor() -> None:
             )
 
 
-def start_supervisor(blueprint: Blueprint) -> None:
-    """Start the supervisor, detached; return when it claims. One that an earlier `up` left behind is replaced."""
-    stop_supervisor()
+def start_supervisors(blueprint: Blueprint) -> None:
+    """Start FANFOLD_SUPERVISORS, detached, each on a node of its own while there are any; return when all claim.
+
+    Those that an earlier `up` left behind are replaced, whatever their number and version; a drain has ended.
+    """
+    stop_supervisors()
+    connect(blueprint).roster.command(ray.get_runtime_context().gcs_address, Order.WORK)
     actor: Any = SupervisorActor
-    handle = actor.options(name=SUPERVISOR_ACTOR, namespace=NAMESPACE, lifetime="detached").remote(blueprint)
-    if not ray.get(handle.ping.remote()):
-        raise ConfigurationError("The supervisor does not start. Its log is in Ray's dashboard.")
+    nodes = places()
+    handles = [
+        actor.options(
+            name=supervisor_name(number + 1),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=True),
+        ).remote(blueprint)
+        for number in range(blueprint.settings.supervisors)
+    ]
+    if not all(ray.get([handle.ping.remote() for handle in handles])):
+        raise ConfigurationError("A supervisor does not start. Its log is in Ray's dashboard.")
 
 
-def stop_supervisor() -> None:
-    """Let the supervisor release its jobs, then end it; nothing happens when there is none."""
-    try:
-        handle = ray.get_actor(SUPERVISOR_ACTOR, namespace=NAMESPACE)
-    except ValueError:
-        return
-    try:
-        ray.get(handle.stop.remote(), timeout=STOP_TIMEOUT_S + PROBE_TIMEOUT_S)
-    except ray.exceptions.RayError as error:
-        log.warning("supervisor did not stop by itself", error=type(error).__name__)
-    ray.kill(handle)
+def stop_supervisors() -> None:
+    """Let every supervisor release its jobs, then end it; nothing happens when there is none."""
+    handles = list(_supervisors())
+    stopping = [handle.stop.remote() for handle in handles]
+    give_up_at = time.monotonic() + STOP_TIMEOUT_S + PROBE_TIMEOUT_S
+    for reference in stopping:
+        try:
+            ray.get(reference, timeout=max(0.0, give_up_at - time.monotonic()))
+        except ray.exceptions.RayError as error:
+            log.warning("a supervisor did not stop by itself", error=type(error).__name__)
+    for handle in handles:
+        ray.kill(handle)
 
 
-def probe_supervisor() -> None:
-    """Raise `StoreUnavailable` unless a supervisor claims jobs."""
-    try:
-        handle = ray.get_actor(SUPERVISOR_ACTOR, namespace=NAMESPACE)
-        alive = bool(ray.get(handle.ping.remote(), timeout=PROBE_TIMEOUT_S))
-    except (ValueError, ray.exceptions.RayError) as error:
-        raise StoreUnavailable(f"No supervisor answers: {type(error).__name__}.") from error
-    if not alive:
-        raise StoreUnavailable("The supervisor has stopped claiming jobs.")
+def probe_supervisors() -> None:
+    """Raise `StoreUnavailable` unless at least one supervisor's claim loop runs."""
+    asked = {handle.ping.remote() for handle in _supervisors()}
+    if not asked:
+        raise StoreUnavailable("There is no supervisor.")
+    give_up_at = time.monotonic() + PROBE_TIMEOUT_S
+    while asked:
+        answered, waiting = ray.wait(list(asked), timeout=max(0.0, give_up_at - time.monotonic()))
+        for reference in answered:
+            with suppress(ray.exceptions.RayError):
+                if ray.get(reference):
+                    return
+        asked = set(waiting) if answered else set()
+    raise StoreUnavailable("No supervisor claims jobs.")
+
+
+def _supervisors() -> Iterator[Any]:
+    """Handles of those that this Ray cluster has, of whatever version."""
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(SUPERVISOR):
+            with suppress(ValueError):  # it has ended in this moment
+                yield ray.get_actor(actor["name"], namespace=NAMESPACE)

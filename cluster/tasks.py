@@ -9,6 +9,7 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import ray
 
@@ -20,6 +21,7 @@ from ingest.settings import INSPECT_START_FACTOR, Settings
 from ingest.stages.marks import Mark
 
 OCR_ENV = {"env_vars": {"OMP_NUM_THREADS": "1", "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"}}
+SPREAD: Final = "SPREAD"  # over the nodes in turn; by default what takes no CPU stays on the supervisor's
 RECYCLE_AFTER_PAGES = 500  # what native code leaks goes with its process; loading the models again costs seconds
 
 
@@ -62,7 +64,7 @@ def limits(settings: Settings, *, start_factor: float = 1.0) -> Iterator[Callabl
         yield wind
 
 
-@ray.remote(num_cpus=1, max_retries=0)
+@ray.remote(num_cpus=1, max_retries=0, scheduling_strategy=SPREAD)
 def inspect(
     blueprint: Blueprint, revision: Revision, distrusted: frozenset[int]
 ) -> Iterator[Started | int | Inspection]:
@@ -74,7 +76,7 @@ def inspect(
             yield step
 
 
-@ray.remote(num_cpus=1, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
+@ray.remote(num_cpus=1, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV, scheduling_strategy=SPREAD)
 def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> Iterator[Started]:
     """OCR one page."""
     activities(blueprint).load_ocr()
@@ -83,7 +85,7 @@ def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> Ite
         activities(blueprint).read_page(revision, page_number)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=SPREAD)
 def cut(blueprint: Blueprint, revision: Revision) -> Iterator[Started | ChunkPlan]:
     """Cut the text into chunks."""
     with watchdog(blueprint.settings.stage_timeout_s):
@@ -91,7 +93,7 @@ def cut(blueprint: Blueprint, revision: Revision) -> Iterator[Started | ChunkPla
         yield activities(blueprint).cut(revision)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=SPREAD)
 def store(blueprint: Blueprint, revision: Revision, batch: int) -> Iterator[Started]:
     """Upsert one batch into both stores."""
     with watchdog(blueprint.settings.stage_timeout_s):

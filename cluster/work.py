@@ -15,6 +15,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
     OutOfMemoryError,
     RayActorError,
     RayError,
@@ -24,13 +26,15 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ingest.errors import FanfoldError, NodeOutOfMemory, WorkerCrashed, WorkTimeout
+from cluster.nodes import is_alive
+from ingest.errors import FanfoldError, NodeLost, NodeOutOfMemory, WorkerCrashed, WorkTimeout
 from ingest.telemetry import get_logger
 
 SOFT_STOP_S = 1.0  # for code that comes back to Python now and then: its process, with its models, lives on
 FORCE_STOP_S = 1.0  # for code that lets Ray's threads run
 KILL_S = 5.0
 OVERTIME_S = 5.0  # a worker that has not ended itself so long after its limit is ended from outside
+NODE_LOST = "The node that did the work is gone."
 BIRTH_FIELD = 19  # of /proc/PID/stat behind the name: clock ticks from boot to the process's start, proc_pid_stat(5)
 log = get_logger()
 
@@ -82,9 +86,9 @@ class Work:
                 return self.last
             except TimeoutError:
                 await self._stop()
-                raise self._overtime() from None
+                raise await self._judged(self._overtime()) from None
             except (RayError, FanfoldError) as error:
-                raise meaning_of(error, overtime=self._is_overtime()) from None
+                raise await self._judged(meaning_of(error, overtime=self._is_overtime())) from None
             self._moved_at = time.monotonic()
             if isinstance(value, Started):
                 self._started = value
@@ -102,6 +106,12 @@ class Work:
 
     def _overtime(self) -> WorkTimeout:
         return WorkTimeout(f"The work took longer than {self._limit_s:g} seconds and was stopped.")
+
+    async def _judged(self, error: Exception) -> Exception:
+        """What the work is blamed for; `NodeLost` where its node died, under whatever it looked like."""
+        if self._started is None or not isinstance(error, WorkerCrashed | WorkTimeout):
+            return error
+        return error if await asyncio.to_thread(is_alive, self._started.node_id) else NodeLost(NODE_LOST)
 
     async def _stop(self) -> None:
         """Ask, then force, then kill the process where it runs; return when the work has ended.
@@ -127,6 +137,8 @@ def meaning_of(error: Exception, *, overtime: bool) -> Exception:
         return error.cause
     if isinstance(error, OutOfMemoryError):
         return NodeOutOfMemory("Its node ran out of memory, and the work was stopped.")
+    if isinstance(error, NodeDiedError | ObjectLostError):  # the second: what it had yielded was still over there
+        return NodeLost(NODE_LOST)
     if isinstance(error, WorkerCrashedError | TaskCancelledError | RayActorError):
         if overtime:
             return WorkTimeout("The work took longer than its limit and was stopped.")

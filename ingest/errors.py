@@ -16,8 +16,9 @@
     │   ├── PageUnreadable           one page, not its neighbours
     │   ├── WorkTimeout              a limit passed
     │   ├── WorkerCrashed            the process died under the work
-    │   └── OutOfMemory              the work took more memory than it may
-    │       └── NodeOutOfMemory      the node had no more, and ended this work: perhaps another one took it
+    │   ├── OutOfMemory              the work took more memory than it may
+    │   │   └── NodeOutOfMemory      the node had no more, and ended this work: perhaps another one took it
+    │   └── NodeLost                 the process's whole machine is gone: no fault of the work
     ├── StoreError                   MongoDB, Qdrant or the object store
     │   ├── StoreUnavailable         does not answer: wait and try again
     │   ├── StoreRefused             answers, and refuses: credentials, a missing collection, a wrong dimension
@@ -50,12 +51,18 @@ class Category(StrEnum):
     TIMEOUT = "timeout"
     CRASH = "crash"
     MEMORY = "memory"
+    NODE = "node"
     STORE = "store"
     JOB = "job"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     CONFIGURATION = "configuration"
     INTERNAL = "internal"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Category":  # noqa: ARG003  # Enum calls it with the unknown word
+        """A word that a newer version has written: it reads the same queue."""
+        return cls.INTERNAL
 
 
 class FanfoldError(Exception):
@@ -148,6 +155,12 @@ class OutOfMemory(WorkError):
 
 class NodeOutOfMemory(OutOfMemory):
     """Its node ran out of memory, and this work was chosen to be ended: what took the memory may have been another."""
+
+
+class NodeLost(WorkError):
+    """The node that did the work is gone, and took it along: nothing is said about the work."""
+
+    category = Category.NODE
 
 
 class StoreError(FanfoldError):

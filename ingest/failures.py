@@ -1,6 +1,6 @@
 """From an exception to what users see of it."""
 
-from ingest.errors import Category, FanfoldError, OutOfMemory, WorkerCrashed, WorkError, WorkTimeout
+from ingest.errors import Category, FanfoldError, NodeLost, OutOfMemory, WorkerCrashed, WorkError, WorkTimeout
 from ingest.model import FailedPage, Failure, PageFailure, Stage
 
 INTERNAL_MESSAGE = "Something unexpected went wrong in Fanfold. The log has the details."
@@ -24,6 +24,7 @@ def failed_page(page_number: int, error: WorkError) -> FailedPage:
     reasons: dict[type[WorkError], PageFailure] = {
         WorkTimeout: PageFailure.TIMEOUT,
         WorkerCrashed: PageFailure.CRASH,
+        NodeLost: PageFailure.CRASH,
         OutOfMemory: PageFailure.MEMORY,
     }
     reason = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), PageFailure.UNREADABLE)

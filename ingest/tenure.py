@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from ingest.errors import CancelRequested, LeaseLost, StoreUnavailable, WorkTimeout
+from ingest.errors import CancelRequested, LeaseLost, NodeLost, StoreUnavailable, WorkTimeout
 from ingest.model import Job
 from ingest.settings import Settings
 from ingest.stores.held import HeldJob
@@ -22,6 +22,7 @@ RENEWALS_PER_TTL = 4
 STOP_BEFORE_TTL = 0.8  # share of the lease after which a holder that could not renew stops itself
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
+MAX_NODES_LOST = 3  # under one unit of work, one after the other: then it may be the work that takes them down
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -133,8 +134,16 @@ class Tenure:
         return await self.work(asyncio.to_thread, call, *args, **kwargs)
 
     async def work(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do one unit of work; that it ends, well or not, is the movement that keeps the lease."""
+        """Do one unit of work; that it ends, well or not, is the movement that keeps the lease.
+
+        Work that is lost with its node is done again elsewhere, and counts as not tried: see MAX_NODES_LOST.
+        """
         try:
+            for _ in range(MAX_NODES_LOST):
+                try:
+                    return await self._patiently(work, *args, **kwargs)
+                except NodeLost as error:
+                    log.warning("work was lost with its node", error=error.message)
             return await self._patiently(work, *args, **kwargs)
         finally:
             self._moved_at = time.monotonic()

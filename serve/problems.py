@@ -31,6 +31,7 @@ STATUS: dict[type[errors.FanfoldError], HTTPStatus] = {
     refusals.Misdirected: HTTPStatus.MISDIRECTED_REQUEST,
     refusals.LengthRequired: HTTPStatus.LENGTH_REQUIRED,
     refusals.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    refusals.Draining: HTTPStatus.SERVICE_UNAVAILABLE,
     refusals.ServiceFull: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,

@@ -43,6 +43,12 @@ class BadIdempotencyKey(InputError):
     """The key is longer than is kept, or came with several files."""
 
 
+class Draining(FanfoldError):
+    """An operator is about to stop the service: it takes nothing new; the same request succeeds after its restart."""
+
+    retryable = True
+
+
 class ServiceFull(FanfoldError):
     """The service has as much to do as it may take on; the same request succeeds later."""
 

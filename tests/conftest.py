@@ -19,6 +19,7 @@ from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import DirectoryStore
 from ingest.stores.receipts import ReceiptStore
+from ingest.stores.roster import Roster
 from ingest.stores.vectors import VectorStore
 from samples.build import build
 from serve.client import Client
@@ -61,10 +62,12 @@ def stores(database: Database[dict[str, Any]], tmp_path: Path, settings: Setting
         vectors=VectorStore(QdrantClient(":memory:"), "fanfold-test-384"),
         objects=DirectoryStore(tmp_path / "objects"),
         receipts=ReceiptStore(database),
+        roster=Roster(database),
     )
     prepared.jobs.prepare()
     prepared.catalog.prepare()
     prepared.receipts.prepare()
+    prepared.roster.prepare()
     prepared.vectors.prepare(DIMENSION)
     return prepared
 

@@ -1,4 +1,4 @@
-"""The stores behind a job: MongoDB (jobs, catalog, receipts), Qdrant (vectors), objects. None imports another."""
+"""The stores: MongoDB (jobs, catalog, receipts, roster), Qdrant (vectors), objects. None imports another."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
 from ingest.stores.objects import ObjectStore
 from ingest.stores.receipts import ReceiptStore
+from ingest.stores.roster import Roster
 from ingest.stores.vectors import VectorStore
 
 
@@ -18,3 +19,4 @@ class Stores:
     vectors: VectorStore
     objects: ObjectStore
     receipts: ReceiptStore
+    roster: Roster

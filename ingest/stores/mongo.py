@@ -1,4 +1,4 @@
-"""What the two stores on MongoDB share: the connection, and what its errors mean."""
+"""What the stores on MongoDB share: the connection, and what its errors mean."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -31,6 +31,8 @@ NOT_HERE = {  # no document of these tests gets there
     "jobs.take_notice": "needs somebody to notify: tests/integration/test_notices.py",
     "jobs.postpone_notice": "needs somebody to notify: tests/integration/test_notices.py",
     "jobs.end_notice": "needs somebody to notify: tests/integration/test_notices.py",
+    "roster.command": "is an operator's, or at a start: tests/integration/test_drain.py",
+    "roster.leave": "needs a supervisor that shuts down: tests/integration/test_drain.py",
     "jobs.record_failed_pages": "needs a broken page: tests/integration/test_pipeline.py",
 }
 ALL_POINTS = {point.name for owner in (*STORE_CLASSES, RayEngine) for _, point in points_of(owner)}

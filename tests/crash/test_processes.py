@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ray.util.state import list_tasks
 
-from cluster.supervisor import SUPERVISOR_ACTOR, probe_supervisor
+from cluster.supervisor import SUPERVISOR_ACTOR, probe_supervisors
 from ingest.errors import StoreUnavailable
 from ingest.model import JobState
 from samples.pages import page_texts
@@ -78,7 +78,7 @@ def _wait_for_pages(cluster: Cluster, job_id: str, pages: int) -> None:
 def _answers(question: Callable[[], None]) -> bool:
     try:
         question()
-        probe_supervisor()
+        probe_supervisors()
     except StoreUnavailable:
         return False
     return True

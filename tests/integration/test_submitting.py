@@ -222,15 +222,15 @@ def test_a_full_queue_refuses_before_reading(stores: Stores, settings: Settings)
     """503 with `Retry-After` while as many jobs wait as may; accepted again once one is claimed."""
     web = Web(stores, settings.model_copy(update={"max_queued_jobs": 2}))
     for text in ("a", "b"):
-        web.service.admission._count_after = 0
+        web.service.admission._look_after = 0
         assert web.client().post("/v1/documents", content=pdf_of([text]), headers=PDF).status_code == 202
-    web.service.admission._count_after = 0
+    web.service.admission._look_after = 0
     full = web.client().post("/v1/documents", content=b"never read", headers=PDF)
     assert (full.status_code, full.json()["type"]) == (503, "urn:fanfold:service-full")
     assert int(full.headers["retry-after"]) > 0
     assert full.json()["retryable"] is True
     settle(stores, JobState.FAILED)
-    web.service.admission._count_after = 0
+    web.service.admission._look_after = 0
     assert web.client().post("/v1/documents", content=pdf_of(["c"]), headers=PDF).status_code == 202
 
 

@@ -39,15 +39,16 @@ class StubEngine:
         """As production's."""
         return self.scheduler.slots + 16
 
-    async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
+    async def inspect(self, revision: Revision, distrusted: frozenset[int], *, alone: bool = False) -> Inspection:
         """All pages want OCR: `book-5000-1` has 5,000."""
-        assert not distrusted
+        assert not (distrusted or alone)
         pages = int(revision.document_id.split("-")[1])
         return Inspection(page_count=pages, ocr_pages=tuple(range(1, pages + 1)), unreadable_pages=())
 
-    async def read_page(self, revision: Revision, page_number: int) -> None:
+    async def read_page(self, revision: Revision, page_number: int, *, alone: bool = False) -> None:
         """One turn."""
         assert page_number
+        assert not alone
         self.most_at_hand = max(self.most_at_hand, len(asyncio.all_tasks()))
         async with self.scheduler.slot(Owner(revision.tenant, revision.priority, revision.document_id)):
             self.read.append(revision.document_id)

@@ -50,6 +50,7 @@ class Web:
     probes: Mapping[str, Callable[[], None]] = field(default_factory=dict)
     embed_query: Callable[[str], Awaitable[list[float]]] = embed
     reported: list[Job] = field(default_factory=list)  # jobs that ended without a supervisor
+    draining: bool = False
 
     @cached_property
     def service(self) -> Service:
@@ -58,7 +59,7 @@ class Web:
             stores=self.stores,
             pipeline=PIPELINE,
             settings=self.settings,
-            admission=Admission(self.settings, self.stores.jobs.count_waiting),
+            admission=Admission(self.settings, self.stores.jobs.count_waiting, lambda: self.draining),
             references=References(self.settings.source_urls, s3_endpoint_url=self.settings.s3_endpoint_url),
             viewer=StubViewer(),
             embed_query=self.embed_query,

@@ -22,6 +22,7 @@ from ingest.stores import Stores
 from ingest.stores.catalog import Catalog
 from ingest.stores.jobs import JobStore
 from ingest.stores.receipts import ReceiptStore
+from ingest.stores.roster import Roster
 from ingest.stores.vectors import VectorStore
 from ingest.submission import Upload, retry, submit
 from ingest.tenure import Tenure
@@ -140,6 +141,7 @@ class Programs:
             vectors=VectorStore(cast("Any", Qdrant("fanfold-model-1")), "fanfold-model-1"),
             objects=cast("Any", Objects()),
             receipts=ReceiptStore(database),
+            roster=Roster(database),
         )
 
     def attempt(self, holder: str) -> Program:

@@ -20,7 +20,7 @@ ADDRESSES = {
     "FANFOLD_QDRANT_URL": "http://qdrant:6333",
     "FANFOLD_OBJECT_STORE_URL": "s3://bucket/prefix",
 }
-STEPS = ["refuse_dead_stores", "refuse_second_supervisor", "resolve", "prepare", "start_flags", "start_supervisor"]
+STEPS = ["refuse_dead_stores", "refuse_second_supervisor", "resolve", "prepare", "start_flags", "start_supervisors"]
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""What the tests on several nodes share."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pymupdf
+import pytest
+
+from cluster.embedded import EmbeddedMongoDB
+from tests.crash.s3_server import CREDENTIALS, S3Server
+from tests.integration.qdrant_server import QdrantServer
+from tests.nodes.site import Site
+
+_mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
+BRISK = {"FANFOLD_OCR_MODEL": "PP-OCRv6_tiny", "FANFOLD_LEASE_TTL_S": "6", "FANFOLD_RETRY_DELAY_S": "0.2"}
+MakeSite = Callable[..., Site]
+Scan = Callable[[int], Path]
+
+
+@pytest.fixture(scope="module")
+def make_site(mongodb: EmbeddedMongoDB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
+    """Makes sites; they are gone when the module's tests are."""
+    sites: list[Site] = []
+    sockets = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a socket's path may have 107 bytes
+    with pytest.MonkeyPatch.context() as environment, QdrantServer() as qdrant:
+        for name, value in {"RAY_TMPDIR": sockets, "RAY_USAGE_STATS_ENABLED": "0", **CREDENTIALS}.items():
+            environment.setenv(name, value)  # of every node
+
+        def make(**settings: str) -> Site:
+            sites.append(Site(tmp_path_factory.mktemp("site"), mongodb, qdrant, **BRISK | settings))
+            return sites[-1]
+
+        yield make
+        for site in sites:
+            site.stop()
+    shutil.rmtree(sockets, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    """An S3 server, which sees every checkpoint that is made."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def scan(sample_pdfs: Path, tmp_path: Path) -> Scan:
+    """Scans of so many pages, each a document of its own."""
+    letters, numbers = _mupdf.open(sample_pdfs / "letters.pdf"), count()
+
+    def make(pages: int) -> Path:
+        document = _mupdf.open()
+        for number in range(pages):
+            document.insert_pdf(letters, from_page=number % len(letters), to_page=number % len(letters))
+        path = tmp_path / f"scan-{next(numbers)}.pdf"
+        path.write_bytes(document.tobytes() + f"\n% {path}\n".encode())
+        return path
+
+    return make

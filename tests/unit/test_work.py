@@ -1,0 +1,58 @@
+"""What Ray's errors say of the work: its own fault, or its node's."""
+
+import pytest
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    OwnerDiedError,
+    RayError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+
+from cluster import work
+from cluster.work import Started, Work, meaning_of
+from ingest.errors import NodeLost, OutOfMemory, WorkerCrashed, WorkError, WorkTimeout
+
+GONE = NodeDiedError("gone")  # type: ignore[no-untyped-call]  # Ray ships it untyped
+FULL = OutOfMemoryError("full")  # type: ignore[no-untyped-call]
+LOST = ObjectLostError("00", None, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (GONE, NodeLost),
+        (LOST, NodeLost),
+        (OwnerDiedError("00", None, ""), NodeLost),
+        (WorkerCrashedError(), WorkerCrashed),
+        (TaskCancelledError(), WorkerCrashed),
+        (ActorDiedError(), WorkerCrashed),
+        (FULL, OutOfMemory),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, RayError) else value.__name__,
+)
+def test_a_node_that_died_is_not_a_process_that_died(error: RayError, meaning: type[WorkError]) -> None:
+    """Each of Ray's errors has one meaning."""
+    assert type(meaning_of(error, overtime=False)) is meaning
+
+
+def test_a_lost_node_is_lost_also_after_the_limit() -> None:
+    """Who does not answer in time because the machine is gone has not been too slow."""
+    assert type(meaning_of(GONE, overtime=True)) is NodeLost
+    assert type(meaning_of(WorkerCrashedError(), overtime=True)) is WorkTimeout
+
+
+@pytest.mark.parametrize("error", [WorkerCrashed("It died."), WorkTimeout("Too long.")])
+@pytest.mark.parametrize("alive", [True, False])
+async def test_what_looks_like_the_works_fault_is_its_nodes_when_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch, error: WorkError, *, alive: bool
+) -> None:
+    """The node is asked for where the work ran; of work that never began nothing is known."""
+    monkeypatch.setattr(work, "is_alive", lambda node_id: alive or node_id != "a")
+    never_began, began = Work(None, limit_s=1), Work(None, limit_s=1)
+    began._started = Started(node_id="a", pid=1, born=1)
+    assert await never_began._judged(error) is error
+    assert type(await began._judged(error)) is (type(error) if alive else NodeLost)
