@@ -5,7 +5,7 @@ from typing import Any
 from cluster import tasks
 from cluster.composition import Blueprint
 from cluster.embedders import EmbedderPool
-from cluster.metrics import BATCH_FILL, PAGES
+from cluster.metrics import PAGES
 from cluster.scheduler import FairScheduler
 from cluster.work import Work
 from ingest.errors import FanfoldError, WorkerCrashed, WorkError
@@ -26,8 +26,8 @@ class RayEngine:
 
     @fault_point("ray.inspect", error=WorkerCrashed)
     async def inspect(self, revision: Revision, distrusted: frozenset[int]) -> Inspection:
-        """See `Activities.inspect`. The embedders' models load meanwhile."""
-        self._embedders.start()
+        """See `Activities.inspect`. An embedder's model loads meanwhile."""
+        self._embedders.warm_up()
         limit_s = self._blueprint.settings.page_timeout_s
         task = tasks.inspect.options(name=f"inspect {revision.title}")
         values = task.remote(self._blueprint, revision, distrusted)
@@ -57,14 +57,12 @@ class RayEngine:
         """See `Activities.cut`."""
         task = tasks.cut.options(name=f"cut {revision.title}")
         plan: ChunkPlan = await self._step(task.remote(self._blueprint, revision)).result()
-        for size in plan.batch_sizes:
-            BATCH_FILL.observe(size / self._blueprint.settings.embedding_batch_chunks)
         return plan
 
     @fault_point("ray.embed", error=WorkerCrashed)
-    async def embed(self, revision: Revision, batch: int) -> None:
-        """See `Activities.embed`."""
-        await self._embedders.embed(revision, batch)
+    async def embed(self, revision: Revision, batch: int, size: int) -> None:
+        """See `Batcher.embed`."""
+        await self._embedders.embed(revision, batch, size)
 
     @fault_point("ray.store", error=WorkerCrashed)
     async def store(self, revision: Revision, batch: int) -> None:
