@@ -29,6 +29,7 @@ BATCHES_IN_HAND = 4  # full batches that one embedder has: one is computed, othe
 STOP_SHARED_S = 10.0  # a cancelled batch may wait so long for a forward pass that others share
 STARTS = 3  # that fail in a row before those who wait are told
 START_AGAIN_S = 60.0  # after one that failed while others work
+START_S = 60.0  # one that was started for nobody yet has at least so long to load its model
 log = get_logger()
 
 
@@ -100,10 +101,10 @@ class EmbedderPool:
         """Wait for the batch, as long as the process answers: it ends itself when a forward pass takes too long."""
         name = f"embed {revision.title} batch {batch}"
         call = embedder.actor.embed.options(name=name).remote(revision, batch)
-        running = asyncio.wrap_future(call.future())
+        running = _future(call)
         try:
             while not await _within(running, self._settings.page_timeout_s + OVERTIME_S):
-                if not await _within(asyncio.wrap_future(embedder.actor.ping.remote().future()), OVERTIME_S):
+                if not await _within(_future(embedder.actor.ping.remote()), OVERTIME_S):
                     raise WorkTimeout("The embedder did not answer any more and was stopped.")
         except asyncio.CancelledError:
             ray.cancel(call)
@@ -187,7 +188,7 @@ class EmbedderPool:
 
     async def _load(self, embedder: Embedder) -> None:
         """Wait for its place and its model: as long as an attempt may stall, then another one is started instead."""
-        loading = asyncio.wrap_future(embedder.actor.load.remote().future())
+        loading = _future(embedder.actor.load.remote())
         in_time = await _within(loading, self._settings.stall_timeout_s)
         if embedder not in self._embedders:
             return
@@ -222,8 +223,8 @@ class EmbedderPool:
             embedder.idle.cancel()
         embedder.idle = None
         if not embedder.turns:
-            loop = asyncio.get_running_loop()
-            embedder.idle = loop.call_later(self._settings.embedder_idle_s, self._end_idle, embedder)
+            idle_s = self._settings.embedder_idle_s if embedder.loaded else max(START_S, self._settings.embedder_idle_s)
+            embedder.idle = asyncio.get_running_loop().call_later(idle_s, self._end_idle, embedder)
 
     def _end_idle(self, embedder: Embedder) -> None:
         if self._waiting:
@@ -247,6 +248,13 @@ class EmbedderPool:
         loaded = sum(embedder.loaded for embedder in self._embedders)
         EMBEDDERS.set(loaded, state="loaded")
         EMBEDDERS.set(len(self._embedders) - loaded, state="loading")
+
+
+def _future(reference: Any) -> asyncio.Future[Any]:
+    """Its outcome; an error that comes when nobody waits any more is none."""
+    future: asyncio.Future[Any] = asyncio.wrap_future(reference.future())
+    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return future
 
 
 async def _within(future: asyncio.Future[Any], seconds: float) -> bool:
