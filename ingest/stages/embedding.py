@@ -78,7 +78,7 @@ class Embedder:
         if device == "cpu":
             torch.set_num_threads(min(threads, os.cpu_count() or threads))
             if gpu:
-                log.warning("no GPU to be seen; embedding on the CPU", torch=torch.__version__)
+                log.warning("a GPU was given, torch sees none: embedding on the CPU", torch=torch.__version__)
         elif precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ConfigurationError(
                 f"The GPU {torch.cuda.get_device_name()} does not compute in bfloat16. "

@@ -26,7 +26,7 @@ from ingest.stores import Stores
 from tests.conftest import PIPELINE
 
 BATCH = 8
-PATIENCE_S = 60
+PATIENCE_S = 150
 STORE_BYTES = 80 * 1024**2
 
 
