@@ -93,7 +93,9 @@ class Settings(BaseSettings):
         "float32", description="Number format of the model. A GPU that does not compute in bfloat16 is refused."
     )
     embedding_batch_chunks: int = Field(128, ge=1, description="Chunks in one vector checkpoint.")
-    embedding_batch_tokens: int = Field(8_192, ge=256, description="Padded tokens in one forward pass.")
+    embedding_batch_tokens: int = Field(
+        2_048, ge=256, description="Padded tokens in one forward pass. GPUs want more: 16384 and up."
+    )
     embedders: int = Field(1, ge=1, description="Most embedder actors of one supervisor; they follow the work.")
     embedder_gpus: float = Field(
         0.0, ge=0, description="GPUs that each embedder takes: whole ones, or a fraction of one; 0 embeds on the CPU."
