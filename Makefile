@@ -53,6 +53,7 @@ crash: $(READY)  ## Kill real processes: every fault point times every fault; wr
 
 bench: $(READY)  ## Measure: against a plain loop over the same libraries
 	$(BIN)/python -m benchmarks.extraction
+	$(BIN)/python -m benchmarks.embedding
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.cancel

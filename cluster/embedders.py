@@ -1,137 +1,263 @@
-"""A supervisor's embedder actors: started on first use, one batch each at a time, replaced when they do not answer."""
+"""A supervisor's embedders: how many there are, who gets which batch, and what the end of one means.
+
+The first starts with the first document's inspection, more while batches wait, up to FANFOLD_EMBEDDERS; one that has no
+work for FANFOLD_EMBEDDER_IDLE_S is ended. Only an embedder that has its model is given work, so that one that finds no
+place holds nothing up; meanwhile Ray's autoscaler sees it as demand.
+"""
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import RayError, RayTaskError
 
-from cluster import tasks
 from cluster.composition import Blueprint
+from cluster.embedder_actor import EmbedderActor
 from cluster.metrics import EMBEDDERS
 from cluster.nodes import cluster_cpus
 from cluster.work import OVERTIME_S, SOFT_STOP_S, meaning_of
-from ingest.errors import FanfoldError, WorkTimeout
+from ingest.errors import FanfoldError, WorkerCrashed, WorkTimeout
 from ingest.model import Revision
 from ingest.telemetry import get_logger
 
-LOOK_AGAIN_S = 0.5  # Ray answers at once that an actor is being started again
+BATCHES_IN_HAND = 4  # full batches that one embedder has: one is computed, others are read, tokenised or written
+STOP_SHARED_S = 10.0  # a cancelled batch may wait so long for a forward pass that others share
+STARTS = 3  # that fail in a row before those who wait are told
+START_AGAIN_S = 60.0  # after one that failed while others work
+START_S = 60.0  # one that was started for nobody yet has at least so long to load its model
 log = get_logger()
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
+class Turn:
+    """A batch that waits for an embedder, or has one."""
+
+    document_id: str
+    chunks: int
+    alone: bool  # its process died: it shares none any more
+    given: asyncio.Future["Embedder"]
+
+
+@dataclass(eq=False, slots=True)
 class Embedder:
-    """One place in the pool, and the actor that has it now."""
+    """An actor, and the batches that it has."""
 
     actor: Any
-    loaded: bool = False  # whether its model is there: until then no batch's limit counts
-    since: float = field(default_factory=time.monotonic)  # when it began to load
+    loaded: bool = False  # whether its model is there
+    turns: set[Turn] = field(default_factory=set)
+    idle: asyncio.TimerHandle | None = None  # ends it, unless work comes first
+
+    @property
+    def chunks(self) -> int:
+        """What it has in hand."""
+        return sum(turn.chunks for turn in self.turns)
 
 
 class EmbedderPool:
-    """So many actors as FANFOLD_EMBEDDERS says."""
+    """None to FANFOLD_EMBEDDERS actors. All methods run on one event loop."""
 
     def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
-        self._idle: asyncio.Queue[Embedder] | None = None
-        self._all: list[Embedder] = []
+        self._settings = blueprint.settings
+        self._in_hand = BATCHES_IN_HAND * blueprint.settings.embedding_batch_chunks
+        self._embedders: list[Embedder] = []
+        self._waiting: list[Turn] = []
+        self._loading: set[asyncio.Task[None]] = set()
+        self._failures = 0  # of starts, in a row
+        self._failed_at = 0.0
 
-    def start(self) -> asyncio.Queue[Embedder]:
-        """Start the actors, unless they run; returns at once, while their models load."""
-        if self._idle is None:
-            self._idle = asyncio.Queue()
-            self._all = [Embedder(self._start_actor()) for _ in range(self._blueprint.settings.embedders)]
-            for embedder in self._all:
-                self._idle.put_nowait(embedder)
-            self._report()
-        return self._idle
+    def warm_up(self) -> None:
+        """Start an embedder, unless there is one; returns at once, while its model loads."""
+        if not self._embedders:
+            self._start()
 
-    async def embed(self, revision: Revision, batch: int) -> None:
-        """Embed one batch of chunks on the next idle actor. Raises the work's own error, or what ended it.
+    async def embed(self, revision: Revision, batch: int, chunks: int) -> None:
+        """Embed one batch of so many chunks. Raises the batch's own error, or what ended it.
 
-        Cancelling this stops the batch: between two forward passes, or with its actor.
+        A batch whose embedder dies is tried once more, alone in its process: it may have been another batch's fault.
+        Cancelling this drops the batch, or ends the actor that does not let go of it.
         """
-        async with self._idle_embedder() as embedder:
-            started_at = time.monotonic()
-            try:
-                if not embedder.loaded:
-                    await self._load(embedder)
-                    started_at = time.monotonic()
-                await self._run(
-                    embedder,
-                    embedder.actor.embed.options(name=f"embed {revision.title} batch {batch}").remote(revision, batch),
-                )
-            except (RayError, FanfoldError) as error:
-                embedder.loaded, embedder.since = False, time.monotonic()  # if it died, another one loads in its place
-                self._report()
-                overtime = time.monotonic() - started_at >= self._limit_s
-                raise meaning_of(error, overtime=overtime) from None
+        for alone in (False, True):
+            async with self._turn(revision.document_id, chunks, alone=alone) as embedder:
+                started_at = time.monotonic()
+                try:
+                    await self._run(embedder, revision, batch)
+                except (RayError, FanfoldError) as error:
+                    meaning = meaning_of(error, overtime=time.monotonic() - started_at >= self._settings.page_timeout_s)
+                    if isinstance(error, RayTaskError) and isinstance(meaning, FanfoldError):
+                        raise meaning from None
+                    self._end(embedder, f"ended: {meaning}")  # it is dead, or nobody knows what state it is in
+                    if alone:
+                        raise meaning from None
+                else:
+                    return
 
-    async def _load(self, embedder: Embedder) -> None:
-        """Wait for its model, also while Ray starts an actor that died again.
-
-        An actor that does not come up for as long as an attempt may stall is replaced.
-        """
-        while not embedder.loaded:
-            left_s = embedder.since + self._blueprint.settings.stall_timeout_s - time.monotonic()
-            ready = asyncio.wrap_future(embedder.actor.ready.remote().future())
-            done, _ = await asyncio.wait({ready}, timeout=max(left_s, self._limit_s))
-            if done and not isinstance(ready.exception(), ActorUnavailableError):
-                embedder.loaded = ready.result()
-                self._report()
-            elif done and left_s > 0:
-                await asyncio.sleep(LOOK_AGAIN_S)
-            else:
-                self._replace(embedder)
-
-    async def _run(self, embedder: Embedder, reference: Any) -> None:
-        """Wait for the batch; one that takes too long, or is not wanted any more, ends with its actor if need be."""
-        running = asyncio.wrap_future(reference.future())
+    async def _run(self, embedder: Embedder, revision: Revision, batch: int) -> None:
+        """Wait for the batch, as long as the process answers: it ends itself when a forward pass takes too long."""
+        name = f"embed {revision.title} batch {batch}"
+        call = embedder.actor.embed.options(name=name).remote(revision, batch)
+        running = _future(call)
         try:
-            done, _ = await asyncio.wait({running}, timeout=self._limit_s + OVERTIME_S)
+            while not await _within(running, self._settings.page_timeout_s + OVERTIME_S):
+                if not await _within(_future(embedder.actor.ping.remote()), OVERTIME_S):
+                    raise WorkTimeout("The embedder did not answer any more and was stopped.")
         except asyncio.CancelledError:
-            ray.cancel(reference)
-            done, _ = await asyncio.wait({running}, timeout=SOFT_STOP_S)
-            if not done:
-                self._replace(embedder)
+            ray.cancel(call)
+            if not await _within(running, STOP_SHARED_S if len(embedder.turns) > 1 else SOFT_STOP_S):
+                self._end(embedder, "does not stop")
             raise
-        if not done:
-            self._replace(embedder)
-            raise WorkTimeout(f"Embedding took longer than {self._limit_s:g} seconds and was stopped.")
         running.result()
 
-    @property
-    def _limit_s(self) -> float:
-        return self._blueprint.settings.page_timeout_s
-
     @asynccontextmanager
-    async def _idle_embedder(self) -> AsyncIterator[Embedder]:
-        idle = self.start()
-        embedder = await idle.get()
+    async def _turn(self, document_id: str, chunks: int, *, alone: bool) -> AsyncIterator[Embedder]:
+        turn = Turn(document_id, chunks, alone, asyncio.get_running_loop().create_future())
+        self._waiting.append(turn)
+        self._hand_out()
         try:
-            yield embedder
+            yield await turn.given
         finally:
-            idle.put_nowait(embedder)
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            for embedder in self._embedders:
+                if turn in embedder.turns:
+                    embedder.turns.remove(turn)
+                    self._let_idle(embedder)
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give what waits to whoever has room, each document in turn; start more embedders for the rest."""
+        self._waiting = [turn for turn in self._waiting if not turn.given.done()]
+        at_work = Counter[str]()
+        for embedder in self._embedders:
+            for turn in embedder.turns:
+                at_work[turn.document_id] += turn.chunks
+        while self._waiting:
+            turn = min(self._waiting, key=lambda turn: (not turn.alone, at_work[turn.document_id]))
+            if not self._give(turn):
+                break
+            self._waiting.remove(turn)
+            at_work[turn.document_id] += turn.chunks
+        self._scale()
+
+    def _give(self, turn: Turn) -> bool:
+        """Give it to the one with the least work of those that have room; whether there was one."""
+        ready = [embedder for embedder in self._embedders if embedder.loaded and self._has_room(embedder, turn)]
+        if not ready:
+            return False
+        embedder = min(ready, key=lambda embedder: embedder.chunks)
+        embedder.turns.add(turn)
+        if embedder.idle is not None:
+            embedder.idle.cancel()
+            embedder.idle = None
+        turn.given.set_result(embedder)
+        return True
+
+    def _has_room(self, embedder: Embedder, turn: Turn) -> bool:
+        if not embedder.turns:
+            return True
+        shares = not turn.alone and not any(other.alone for other in embedder.turns)
+        return shares and embedder.chunks + turn.chunks <= self._in_hand
+
+    def _scale(self) -> None:
+        """While batches wait: as many embedders as have all there is in hand, and not more than there may be."""
+        failing = self._failures > 0 and time.monotonic() - self._failed_at < START_AGAIN_S
+        if not self._waiting or (failing and self._embedders):
+            return
+        chunks = sum(turn.chunks for turn in self._waiting) + sum(embedder.chunks for embedder in self._embedders)
+        for _ in range(min(self._settings.embedders, -(-chunks // self._in_hand)) - len(self._embedders)):
+            self._start()
+
+    def _start(self) -> None:
+        embedder = Embedder(self._start_actor())
+        self._embedders.append(embedder)
+        self._let_idle(embedder)
+        loading = asyncio.create_task(self._load(embedder))
+        self._loading.add(loading)
+        loading.add_done_callback(self._loading.discard)
+        self._report()
 
     def _start_actor(self) -> Any:
-        settings = self._blueprint.settings
-        actor: Any = tasks.EmbedderActor
-        threads = max(1, cluster_cpus() // settings.embedders)
-        return actor.options(num_gpus=settings.embedder_gpus).remote(self._blueprint, threads)
+        actor: Any = EmbedderActor
+        threads = max(1, cluster_cpus() // self._settings.embedders)
+        return actor.options(num_gpus=self._settings.embedder_gpus).remote(self._blueprint, threads)
 
-    def _replace(self, embedder: Embedder) -> None:
-        """End the actor and whatever it is stuck in; a new one takes its place."""
-        log.warning("an embedder did not answer and is replaced")
+    async def _load(self, embedder: Embedder) -> None:
+        """Wait for its place and its model: as long as an attempt may stall, then another one is started instead."""
+        loading = _future(embedder.actor.load.remote())
+        in_time = await _within(loading, self._settings.stall_timeout_s)
+        if embedder not in self._embedders:
+            return
+        try:
+            if not in_time:
+                raise WorkTimeout("It found no place, or did not load its model, within FANFOLD_STALL_TIMEOUT_S.")
+            loading.result()
+        except (RayError, FanfoldError) as error:
+            self._not_loaded(embedder, meaning_of(error, overtime=False))
+        else:
+            embedder.loaded = True
+            self._failures = 0
+            self._let_idle(embedder)
+            self._report()
+            self._hand_out()
+
+    def _not_loaded(self, embedder: Embedder, why: Exception) -> None:
+        """Another one is started for those who wait; when none of several came up, they are told why."""
+        self._end(embedder, f"was not started: {why}")
+        self._failures += 1
+        self._failed_at = time.monotonic()
+        if self._failures >= STARTS and not self._embedders:
+            reason = why.message if isinstance(why, FanfoldError) else "See the log of `EmbedderActor`."
+            for turn in self._waiting:
+                if not turn.given.done():
+                    turn.given.set_exception(WorkerCrashed(f"No embedder can be started. {reason}"))
+        self._hand_out()
+
+    def _let_idle(self, embedder: Embedder) -> None:
+        """End it when it has had nothing to do for long, unless it loads and is waited for."""
+        if embedder.idle is not None:
+            embedder.idle.cancel()
+        embedder.idle = None
+        if not embedder.turns:
+            idle_s = self._settings.embedder_idle_s if embedder.loaded else max(START_S, self._settings.embedder_idle_s)
+            embedder.idle = asyncio.get_running_loop().call_later(idle_s, self._end_idle, embedder)
+
+    def _end_idle(self, embedder: Embedder) -> None:
+        if self._waiting:
+            self._let_idle(embedder)
+        else:
+            self._end(embedder, "has nothing to do")
+
+    def _end(self, embedder: Embedder, why: str) -> None:
+        """End the actor, whatever it is at; what it had is tried elsewhere, or fails, by itself."""
+        if embedder not in self._embedders:
+            return
+        log.info("embedder ended", why=why, batches=len(embedder.turns))
+        self._embedders.remove(embedder)
+        if embedder.idle is not None:
+            embedder.idle.cancel()
         ray.kill(embedder.actor)
-        embedder.actor, embedder.loaded, embedder.since = self._start_actor(), False, time.monotonic()
         self._report()
 
     def _report(self) -> None:
         """How many actors have their model, and how many are loading it."""
-        loaded = sum(embedder.loaded for embedder in self._all)
+        loaded = sum(embedder.loaded for embedder in self._embedders)
         EMBEDDERS.set(loaded, state="loaded")
-        EMBEDDERS.set(len(self._all) - loaded, state="loading")
+        EMBEDDERS.set(len(self._embedders) - loaded, state="loading")
+
+
+def _future(reference: Any) -> asyncio.Future[Any]:
+    """Its outcome; an error that comes when nobody waits any more is none."""
+    future: asyncio.Future[Any] = asyncio.wrap_future(reference.future())
+    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return future
+
+
+async def _within(future: asyncio.Future[Any], seconds: float) -> bool:
+    """Whether it ends in time, well or not."""
+    done, _ = await asyncio.wait({future}, timeout=seconds)
+    return bool(done)

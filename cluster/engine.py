@@ -6,7 +6,7 @@ from cluster import tasks
 from cluster.composition import Blueprint
 from cluster.embedders import EmbedderPool
 from cluster.gate import Gate
-from cluster.metrics import BATCH_FILL, PAGES
+from cluster.metrics import PAGES
 from cluster.nodes import largest_node_cpus
 from cluster.scheduler import FairScheduler, Owner
 from cluster.work import Work
@@ -34,8 +34,8 @@ class RayEngine:
 
     @fault_point("ray.inspect", error=WorkerCrashed)
     async def inspect(self, revision: Revision, distrusted: frozenset[int], *, alone: bool = False) -> Inspection:
-        """See `Activities.inspect`. The embedders' models load meanwhile."""
-        self._embedders.start()
+        """See `Activities.inspect`. An embedder's model loads meanwhile."""
+        self._embedders.warm_up()
         limit_s = self._blueprint.settings.page_timeout_s
         async with self._scheduler.slot(_owner(revision)):
             await self._gate.passed()
@@ -70,14 +70,12 @@ class RayEngine:
         """See `Activities.cut`."""
         task = tasks.cut.options(name=f"cut {revision.title}")
         plan: ChunkPlan = await self._step(task.remote(self._blueprint, revision)).result()
-        for size in plan.batch_sizes:
-            BATCH_FILL.observe(size / self._blueprint.settings.embedding_batch_chunks)
         return plan
 
     @fault_point("ray.embed", error=WorkerCrashed)
-    async def embed(self, revision: Revision, batch: int) -> None:
-        """See `Activities.embed`."""
-        await self._embedders.embed(revision, batch)
+    async def embed(self, revision: Revision, batch: int, size: int) -> None:
+        """See `Batcher.embed`."""
+        await self._embedders.embed(revision, batch, size)
 
     @fault_point("ray.store", error=WorkerCrashed)
     async def store(self, revision: Revision, batch: int) -> None:

@@ -157,13 +157,13 @@ PAGES = Counter(
 BATCH_FILL = Histogram(
     name="fanfold_batch_fill_ratio",
     unit="ratio",
-    description="Chunks in an embedding batch, as a share of FANFOLD_EMBEDDING_BATCH_CHUNKS.",
+    description="Tokens of an embedder's forward pass, without padding, as a share of FANFOLD_EMBEDDING_BATCH_TOKENS.",
     buckets=RATIOS,
 )
 EMBEDDERS = Gauge(
     name="fanfold_embedders",
     unit="actors",
-    description="Embedder actors of each supervisor: loaded, or loading their model.",
+    description="Embedder actors of each supervisor: loaded, or waiting for their place and loading their model.",
     tags=("state",),
     across="sum",
 )

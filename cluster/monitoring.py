@@ -123,12 +123,11 @@ ALERTS = (
     ),
     Alert(
         "FanfoldNoEmbedder",
-        f'sum({EMBEDDERS.exported}{{state="loaded"}}) == 0 and on () max({JOBS.exported}{{state="{JobState.RUNNING}"}})'
-        " > 0",
+        f'sum({EMBEDDERS.exported}{{state="loading"}}) > 0 and on () sum({EMBEDDERS.exported}{{state="loaded"}}) == 0',
         "20m",
         WARNING,
-        "Jobs run, and no embedder has its model. If FANFOLD_EMBEDDER_GPUS is set, is a GPU free? Otherwise see the "
-        "log of `EmbedderActor` in Ray's dashboard.",
+        "An embedder is wanted, and none has its model. If FANFOLD_EMBEDDER_GPUS is set, is a GPU free, and does `ray "
+        "status` show the demand? Otherwise see the log of `EmbedderActor` in Ray's dashboard.",
     ),
 )
 

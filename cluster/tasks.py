@@ -119,23 +119,3 @@ def page_marks(blueprint: Blueprint, document_id: str, page_number: int, text: s
         activities(blueprint).load_ocr()  # takes seconds, and more memory than a page may
     with limits(blueprint.settings):
         yield activities(blueprint).page_marks(document_id, page_number, text)
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
-class EmbedderActor:
-    """Holds the embedding model; embeds one batch at a time."""
-
-    def __init__(self, blueprint: Blueprint, threads: int) -> None:
-        self._blueprint = blueprint
-        self._threads = threads
-        activities(blueprint).load_embedder(threads=threads)
-
-    def ready(self) -> bool:
-        """Whether the model is loaded: it is, when this answers."""
-        return True
-
-    def embed(self, revision: Revision, batch: int) -> None:
-        """Embed one batch of chunks; between two forward passes, stop if nobody wants it any more."""
-        with watchdog(self._blueprint.settings.page_timeout_s):
-            is_cancelled = ray.get_runtime_context().is_canceled
-            activities(self._blueprint).embed(revision, batch, threads=self._threads, is_cancelled=is_cancelled)

@@ -4,7 +4,7 @@ They take keys and counts and return keys and counts; text and vectors go throug
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from ingest import ids
 from ingest.checkpoints import Checkpoints
 from ingest.errors import NotFound, ObjectMissing, SourceNotKept
 from ingest.faults import fault_point
-from ingest.model import ChunkPlan, Inspection, Page, Revision, Route
+from ingest.model import Chunk, ChunkPlan, Inspection, Page, Revision, Route
 from ingest.settings import Settings
 from ingest.stages import pdf
 from ingest.stages.chunking import Chunker
@@ -124,24 +124,18 @@ class Activities:
                 revision=self._settings.embedding_revision,
                 precision=self._settings.embedding_precision,
                 threads=threads,
+                gpu=self._settings.embedder_gpus > 0,
             )
         return self._embedder
 
-    def embed(
-        self, revision: Revision, batch: int, *, threads: int = 1, is_cancelled: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Embed one batch of chunks. `is_cancelled` is asked before each forward pass; then nothing is written."""
+    def chunks_to_embed(self, revision: Revision, batch: int) -> list[Chunk]:
+        """The chunks of one batch; none when their vectors are committed."""
         checkpoints = self._checkpoints(revision)
-        if checkpoints.has_vectors(batch):
-            return
-        chunks = checkpoints.read_chunks(batch)
-        vectors = self.load_embedder(threads=threads).embed(
-            [chunk.text for chunk in chunks],
-            [chunk.token_count for chunk in chunks],
-            budget=self._settings.embedding_batch_tokens,
-            is_cancelled=is_cancelled,
-        )
-        checkpoints.write_vectors(batch, vectors)
+        return [] if checkpoints.has_vectors(batch) else checkpoints.read_chunks(batch)
+
+    def commit_vectors(self, revision: Revision, batch: int, vectors: NDArray[np.float32]) -> None:
+        """Commit the vectors of one batch, unless somebody was first."""
+        self._checkpoints(revision).write_vectors(batch, vectors)
 
     def store(self, revision: Revision, batch: int) -> None:
         """Upsert one batch under its revision: chunks, then points. Written again, it changes nothing."""

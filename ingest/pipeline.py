@@ -62,8 +62,8 @@ class Engine(Protocol):
     async def cut(self, revision: Revision) -> ChunkPlan:
         """See `Activities.cut`."""
 
-    async def embed(self, revision: Revision, batch: int) -> None:
-        """See `Activities.embed`."""
+    async def embed(self, revision: Revision, batch: int, size: int) -> None:
+        """See `Batcher.embed`; the batch has so many chunks."""
 
     async def store(self, revision: Revision, batch: int) -> None:
         """See `Activities.store`."""
@@ -208,7 +208,7 @@ class Pipeline:
         )
 
         async def embed(batch: int, size: int) -> None:
-            await self._tenure.work(self._engine.embed, self._revision, batch)
+            await self._tenure.work(self._engine.embed, self._revision, batch, size)
             self._tenure.counts["chunks_embedded"] += size
 
         await _all((embed(batch, size) for batch, size in enumerate(plan.batch_sizes)), self._engine.at_hand)

@@ -92,11 +92,20 @@ class Settings(BaseSettings):
     )
     embedding_model: str = Field("all-MiniLM-L6-v2", description="sentence-transformers model, or its directory.")
     embedding_revision: str = Field("main", description="Revision of a model that comes from a hub.")
-    embedding_precision: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the model.")
+    embedding_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Number format of the model. A GPU that does not compute in bfloat16 is refused."
+    )
     embedding_batch_chunks: int = Field(128, ge=1, description="Chunks in one vector checkpoint.")
-    embedding_batch_tokens: int = Field(8_192, ge=256, description="Padded tokens in one forward pass.")
-    embedders: int = Field(1, ge=1, description="Embedder actors of one supervisor.")
-    embedder_gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction of one) that each embedder takes.")
+    embedding_batch_tokens: int = Field(
+        2_048, ge=256, description="Padded tokens in one forward pass. GPUs want more: 16384 and up."
+    )
+    embedders: int = Field(1, ge=1, description="Most embedder actors of one supervisor; they follow the work.")
+    embedder_gpus: float = Field(
+        0.0, ge=0, description="GPUs that each embedder takes: whole ones, or a fraction of one; 0 embeds on the CPU."
+    )
+    embedder_idle_s: float = Field(
+        300.0, ge=0, description="How long an embedder that has nothing to do is kept, with its GPU."
+    )
     chunk_tokens: int = Field(200, ge=16, description="Most tokens in one chunk.")
     chunk_overlap_tokens: int = Field(30, ge=0, description="Tokens that neighbouring chunks share at most.")
 
@@ -131,6 +140,13 @@ class Settings(BaseSettings):
             if not _BUCKET_URL.fullmatch(url):
                 raise ValueError(f"{url} is not of the form s3://bucket/prefix")
         return urls
+
+    @field_validator("embedder_gpus", mode="after")
+    @classmethod
+    def _whole_or_a_fraction(cls, gpus: float) -> float:
+        if gpus > 1 and not gpus.is_integer():
+            raise ValueError("FANFOLD_EMBEDDER_GPUS must be a whole number or a fraction of one GPU")
+        return gpus
 
     @model_validator(mode="after")
     def _overlap_is_a_part_of_a_chunk(self) -> Self:

@@ -36,14 +36,14 @@ def test_a_frozen_page_worker_costs_no_page_and_no_place(brisk: Cluster, letters
     assert brisk.finish(following.job_id).state is JobState.SUCCEEDED
 
 
-@pytest.mark.parametrize("outcomes", [["requeued", "succeeded"], KILLED], ids=["past its limit", "past its lease"])
+@pytest.mark.parametrize("outcomes", [["succeeded"], KILLED], ids=["past its limit", "past its lease"])
 def test_a_frozen_embedder_is_replaced(brisk: Cluster, book: Copy, outcomes: list[str]) -> None:
-    """In the middle of a batch: another embeds it, the frozen one's process is gone, and nothing of it is written."""
+    """In the middle of its batches: another embeds them, its process is gone, and nothing of it is written."""
     undisturbed = brisk.ingest(book(0))
     history = History()
     job = brisk.submit(book(1))
     until(lambda: brisk.client.job(job.job_id).progress.chunks_embedded)
-    with frozen(busy(f"ray::embed {job.document_id[:8]}")) as embedder:
+    with frozen(busy("ray::EmbedderActor")) as embedder:
         ended = _ended_elsewhere(brisk, job.job_id, outcomes, history)
         until(lambda: is_gone(embedder))
     _assert_nothing_comes_late(brisk, embedder, history)
@@ -51,15 +51,17 @@ def test_a_frozen_embedder_is_replaced(brisk: Cluster, book: Copy, outcomes: lis
     assert brisk.ingest(book(2)).state is JobState.SUCCEEDED
 
 
-@pytest.mark.xfail(strict=False, reason="the waiting for a restart is new and was not seen to pass yet")
-def test_an_embedder_that_does_not_come_up_again_is_replaced(brisk: Cluster, book: Copy) -> None:
-    """Killed, and frozen before its model is there: as long as an attempt may stall, then another loads instead."""
+@pytest.mark.xfail(strict=False, reason="was not seen to pass on a quiet machine yet")
+def test_an_embedder_that_does_not_load_is_replaced(brisk: Cluster, book: Copy) -> None:
+    """Frozen before its model is there: as long as an attempt may stall, then another one loads instead."""
     brisk.ingest(book(0))
-    [embedder] = titled("ray::EmbedderActor")
-    embedder.kill()
-    until(lambda: titled("ray::EmbedderActor.__init__"))
-    with frozen(titled("ray::EmbedderActor.__init__")[0]) as embedder:
-        ended = brisk.ingest(book(1))
+    [dead] = titled("ray::EmbedderActor")
+    dead.kill()
+    job = brisk.submit(book(1))
+    until(lambda: [process for process in titled("ray::EmbedderActor") if process != dead])
+    [embedder] = [process for process in titled("ray::EmbedderActor") if process != dead]
+    with frozen(embedder):
+        ended = brisk.finish(job.job_id)
     assert ended.state is JobState.SUCCEEDED, ended.error
     assert len(ended.attempts) <= brisk.settings.max_attempts
     until(lambda: is_gone(embedder))

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from ingest.activities import Activities
+from ingest.batching import Batcher
 from ingest.checkpoints import Checkpoints
 from ingest.model import ChunkPlan, Inspection, Page, Revision, Route
 from ingest.settings import Settings
@@ -27,6 +28,17 @@ def inspection_of(activities: Activities, revision: Revision, distrusted: frozen
     *_, inspection = activities.inspect(revision, distrusted)
     assert isinstance(inspection, Inspection)
     return inspection
+
+
+def embed(activities: Activities, revision: Revision, batch: int) -> None:
+    """Embed one batch with the real model."""
+
+    async def alone() -> None:
+        batcher = Batcher(activities, activities.load_embedder(threads=1), Settings())
+        await batcher.embed(revision, batch)
+        batcher.close()
+
+    asyncio.run(alone())
 
 
 class InlineEngine:
@@ -58,7 +70,7 @@ class InlineEngine:
         await self._call("cut", 0)
         return await asyncio.to_thread(self._activities.cut, revision)
 
-    async def embed(self, revision: Revision, batch: int) -> None:
+    async def embed(self, revision: Revision, batch: int, size: int) -> None:
         """A stand-in for the model: vectors that depend on nothing but the text."""
         await self._call("embed", batch)
         chunks = self._checkpoints(revision).read_chunks(batch)

@@ -15,7 +15,7 @@ from ingest.settings import Settings
 from ingest.stages.pdf import Pdf
 from ingest.stores import Stores
 from tests.conftest import PIPELINE
-from tests.integration.engines import inspection_of
+from tests.integration.engines import embed, inspection_of
 from tests.pdfs import SCAN, pdf_of
 
 DOCUMENT = "d" * 32
@@ -61,7 +61,7 @@ def test_work_whose_checkpoint_exists_is_not_done_again(activities: Activities, 
     first = inspection_of(activities, revision)
     activities.read_page(revision, 2)
     plan = activities.cut(revision)
-    activities.embed(revision, 0)
+    embed(activities, revision, 0)
     committed = stores.objects.keys(ids.checkpoint_prefix(revision.document_id))
     stores.objects.delete(ids.source_key(revision.document_id))
     fresh = Activities(stores, Settings())
@@ -72,7 +72,7 @@ def test_work_whose_checkpoint_exists_is_not_done_again(activities: Activities, 
         assert inspection_of(fresh, revision) == first
         fresh.read_page(revision, 2)
         assert fresh.cut(revision) == plan
-        fresh.embed(revision, 0)
+        assert fresh.chunks_to_embed(revision, 0) == []
     assert stores.objects.keys(ids.checkpoint_prefix(revision.document_id)) == committed
 
 
@@ -89,7 +89,7 @@ def test_real_vectors_are_near_for_near_meanings(activities: Activities, stores:
     inspection_of(activities, revision)
     plan = activities.cut(revision)
     assert plan.chunk_count == 1  # both sentences fit into one chunk
-    activities.embed(revision, 0)
+    embed(activities, revision, 0)
     [vector] = Checkpoints(stores.objects, revision.document_id, PIPELINE).read_vectors(0)
     near, far = (
         activities.load_embedder(threads=1).embed_query(text) for text in ("heavy seas at the jetty", "tax law")

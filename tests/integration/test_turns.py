@@ -41,7 +41,8 @@ class StubEngine:
 
     async def inspect(self, revision: Revision, distrusted: frozenset[int], *, alone: bool = False) -> Inspection:
         """All pages want OCR: `book-5000-1` has 5,000."""
-        assert not (distrusted or alone)
+        assert not distrusted
+        assert not alone
         pages = int(revision.document_id.split("-")[1])
         return Inspection(page_count=pages, ocr_pages=tuple(range(1, pages + 1)), unreadable_pages=())
 
@@ -59,11 +60,13 @@ class StubEngine:
         assert revision
         return ChunkPlan(batch_sizes=())
 
-    async def embed(self, revision: Revision, batch: int) -> None:
+    async def embed(self, revision: Revision, batch: int, size: int) -> None:
+        """Never called."""
+        raise AssertionError(revision, batch, size)
+
+    async def store(self, revision: Revision, batch: int) -> None:
         """Never called."""
         raise AssertionError(revision, batch)
-
-    store = embed
 
 
 class Service:

@@ -109,7 +109,7 @@ class ModelEngine:
         ask("engine", "make", checkpoints.chunks_key, checkpoints.inspection_key)
         return ChunkPlan(batch_sizes=(len(CHUNKS),))
 
-    async def embed(self, revision: Revision, batch: int) -> None:
+    async def embed(self, revision: Revision, batch: int, size: int) -> None:
         """One batch."""
         checkpoints = self._checkpoints(revision)
         ask("engine", "make", f"{checkpoints.vectors_prefix}{batch}", checkpoints.chunks_key)

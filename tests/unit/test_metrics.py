@@ -18,7 +18,7 @@ from cluster.metrics import METRICS, Counter, Gauge, Histogram, Kind
 from cluster.scheduler import FairScheduler
 from cluster.survey import Survey
 from ingest.errors import Category, StoreRefused, StoreUnavailable, WorkTimeout
-from ingest.model import Attempt, ChunkPlan, Failure, Inspection, Job, JobState, Stage, StageRecord, StageStatus
+from ingest.model import Attempt, Failure, Inspection, Job, JobState, Stage, StageRecord, StageStatus
 from ingest.stores.jobs import Backlog
 from tests.builders import NOON, a_job, a_revision
 
@@ -215,16 +215,3 @@ async def test_pages_are_counted_by_route_and_outcome(
         (1, "ocr", "read"),
         (1, "ocr", "timeout"),
     ]
-
-
-async def test_batches_are_measured_against_the_largest(
-    recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full one is 1; the last of a document rarely is."""
-    monkeypatch.setattr(engine, "tasks", MagicMock())
-    work = MagicMock(result=AsyncMock(return_value=ChunkPlan(batch_sizes=(128, 32))))
-    monkeypatch.setattr(engine, "Work", lambda *_, **__: work)
-    blueprint = MagicMock()
-    blueprint.settings.embedding_batch_chunks = 128
-    await RayEngine(blueprint, FairScheduler(1)).cut(a_revision("d"))
-    assert recorded["fanfold_batch_fill_ratio"] == [(1.0, {}), (0.25, {})]

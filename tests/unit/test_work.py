@@ -14,7 +14,7 @@ from ray.exceptions import (
 
 from cluster import work
 from cluster.work import Started, Work, meaning_of
-from ingest.errors import NodeLost, OutOfMemory, WorkerCrashed, WorkError, WorkTimeout
+from ingest.errors import NodeLost, NodeOutOfMemory, WorkerCrashed, WorkError, WorkTimeout
 
 GONE = NodeDiedError("gone")  # type: ignore[no-untyped-call]  # Ray ships it untyped
 FULL = OutOfMemoryError("full")  # type: ignore[no-untyped-call]
@@ -30,7 +30,7 @@ LOST = ObjectLostError("00", None, "")
         (WorkerCrashedError(), WorkerCrashed),
         (TaskCancelledError(), WorkerCrashed),
         (ActorDiedError(), WorkerCrashed),
-        (FULL, OutOfMemory),
+        (FULL, NodeOutOfMemory),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, RayError) else value.__name__,
 )
