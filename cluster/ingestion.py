@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -73,7 +73,7 @@ class _Flight:
     began_at: float
     job: JobView | None = None
     created: bool = False
-    pause_s: float = FIRST_LOOK_S
+    pause_s: float = field(default_factory=lambda: FIRST_LOOK_S)
     asked: bool = False  # a call about it is under way
     breaks: int = 0  # calls in a row that were not answered
     refused_at: float | None = None  # since when the service has been telling it to come back

@@ -1,6 +1,6 @@
 """Where documents come from: files, directories, objects on S3, and lists of these. Each is found when it is asked for.
 
-Nothing is listed ahead. What is held at a time is one page of keys (S3 gives 1,000) or, for each level of
+Nothing is listed ahead. What is held at a time is one page of keys (`PAGE_KEYS`) or, for each level of
 directories, the names of one directory up to `SORTED_ENTRIES`. A directory with more entries is not sorted.
 """
 
@@ -20,6 +20,7 @@ from ingest.references import SCHEME
 
 STANDARD_INPUT = "-"
 SUFFIX = ".pdf"
+PAGE_KEYS = 1_000  # the most that S3 gives
 SORTED_ENTRIES = 10_000
 
 
@@ -86,7 +87,7 @@ class Buckets:
     def _keys(self, bucket: str, prefix: str) -> Iterator[str]:
         following: dict[str, str] = {}
         while True:
-            page = self.files.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **following)
+            page = self.files.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE_KEYS, **following)
             yield from (item["Key"] for item in page.get("Contents", ()))
             if not page.get("IsTruncated"):
                 return

@@ -26,7 +26,7 @@ def refusal(status: int, kind: str, *, retryable: bool = False, retry_after_s: f
 
 
 class FakeService(Client):
-    """Ends every job when it has been looked at `looks` times. `before` is called first by every submit, and may raise."""
+    """Ends every job when it has been looked at `looks` times."""
 
     def __init__(self, *, looks: int = 2) -> None:
         self.looks = looks
@@ -71,7 +71,7 @@ class FakeService(Client):
                 del self._seen[job_id]
         progress = Progress(pages_total=self.looks, pages_done=min(seen, self.looks))
         state = JobState.SUCCEEDED if ended else JobState.RUNNING
-        return schemas.JobView.of(a_job(**{"_id": job_id}, state=state, progress=progress))
+        return schemas.JobView.of(a_job(_id=job_id, state=state, progress=progress))
 
     def jobs(self, **_: Any) -> Iterator[schemas.JobView]:
         """Nothing was ever submitted before."""
@@ -81,7 +81,7 @@ class FakeService(Client):
     def cancel(self, job_id: str) -> schemas.JobView:
         """At once."""
         self.cancelled.append(job_id)
-        return schemas.JobView.of(a_job(**{"_id": job_id}, state=JobState.CANCELLED))
+        return schemas.JobView.of(a_job(_id=job_id, state=JobState.CANCELLED))
 
     def _answer(self) -> None:
         if not self.answers:
