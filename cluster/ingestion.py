@@ -71,8 +71,9 @@ class _Flight:
 
     source: Source
     began_at: float
-    job: JobView | None = None
-    created: bool = False
+    job_id: str | None = None  # once it is submitted
+    created: bool = False  # the job, by this run
+    job: JobView | None = None  # as last seen
     pause_s: float = field(default_factory=lambda: FIRST_LOOK_S)
     asked: bool = False  # a call about it is under way
     breaks: int = 0  # calls in a row that were not answered
@@ -192,29 +193,31 @@ class Ingestion:
         flight.asked = True
         self._calls.put((partial(self._advance, flight), partial(self._answered, flight)))
 
-    def _advance(self, flight: _Flight) -> tuple[JobView, bool]:
-        """In a caller's thread: the job, and whether this run made it."""
-        if self.stopped and flight.job is None:
+    def _advance(self, flight: _Flight) -> JobView:
+        """In a caller's thread: the document's job; the first time, it is submitted."""
+        if self.stopped:
             raise _TooLate
         if flight.breaks:
             self._client.service()
             self._heard_at = time.monotonic()
-        if flight.job is not None:
-            return self._client.job(flight.job.job_id), flight.created
-        name, metadata = flight.source.name, self._options.metadata
-        if flight.source.by_reference:
-            submitted = self._client.submit_reference(name, metadata=metadata)
-        else:
-            path = Path(name)
-            if path.stat().st_size > self._service.max_upload_bytes:
-                raise FileTooLarge(
-                    f"The file is larger than the {self._service.max_upload_bytes} bytes that the service accepts."
-                )
-            known = None if metadata is not None else self._job_that_serves(path)
-            if known is not None:
-                return known, False
-            submitted = self._client.submit(path, metadata=metadata)
-        return self._client.job(submitted.job_id), submitted.created
+        if flight.job_id is None:
+            flight.job_id, flight.created = self._submit(flight.source)
+        return self._client.job(flight.job_id)
+
+    def _submit(self, source: Source) -> tuple[str, bool]:
+        """The document's job, and whether this run has made it."""
+        metadata = self._options.metadata
+        if source.by_reference:
+            submitted = self._client.submit_reference(source.name, metadata=metadata)
+            return submitted.job_id, submitted.created
+        path, most = Path(source.name), self._service.max_upload_bytes
+        if path.stat().st_size > most:
+            raise FileTooLarge(f"The file is larger than the {most} bytes that the service accepts.")
+        known = self._job_that_serves(path) if metadata is None else None
+        if known is not None:
+            return known.job_id, False
+        submitted = self._client.submit(path, metadata=metadata)
+        return submitted.job_id, submitted.created
 
     def _job_that_serves(self, path: Path) -> JobView | None:
         """The job for the file's bytes that makes sending them pointless, judged as the service would judge it."""
@@ -242,11 +245,11 @@ class Ingestion:
                 raise
             return None  # deleted
 
-    def _answered(self, flight: _Flight, answer: Future[tuple[JobView, bool]]) -> Outcome | None:
+    def _answered(self, flight: _Flight, answer: Future[JobView]) -> Outcome | None:
         """What a document's call came to: its outcome, or when to ask again."""
         flight.asked = False
         try:
-            job, flight.created = answer.result()
+            job = answer.result()
         except _TooLate:
             return None
         except ServiceError as error:
@@ -293,7 +296,7 @@ class Ingestion:
         self._flights.remove(flight)
         self.tally.in_flight -= 1
         seconds = time.monotonic() - flight.began_at
-        already_there = flight.job is not None and not flight.created
+        already_there = flight.job_id is not None and not flight.created
         outcome = Outcome(flight.source, flight.job, failure, already_there, seconds, stopped)
         self.tally.landed(outcome)
         return outcome
@@ -305,12 +308,10 @@ class Ingestion:
         learn_until = now + LEARN_SHARE * self._options.stop_within_s
         yield from self._settle(learn_until, lambda flight: flight.asked and flight.job is None)
         if self._options.cancel_on_stop:
-            made = {flight for flight in self._flights if flight.created and flight.job is not None}
+            made = {flight for flight in self._flights if flight.created and flight.job_id is not None}
             for flight in made:
-                assert flight.job is not None
-                self._calls.put(
-                    (partial(self._client.cancel, flight.job.job_id), partial(self._cancelled, made, flight))
-                )
+                assert flight.job_id is not None
+                self._calls.put((partial(self._client.cancel, flight.job_id), partial(self._cancelled, made, flight)))
             yield from self._settle(now + self._options.stop_within_s, made.__contains__)
         yield from self._ground()
 
@@ -332,12 +333,12 @@ class Ingestion:
     def _ground(self) -> Iterator[Outcome]:
         """The documents in flight as they were last seen: their jobs go on. What was not submitted has no outcome."""
         for flight in tuple(self._flights):
-            if flight.job is not None or flight.asked or flight.breaks:
+            if flight.job_id is not None or flight.asked or flight.breaks:
                 yield self._land(flight, None, stopped=True)
 
 
 class _TooLate(Exception):
-    """The run was stopped before the document was submitted."""
+    """The run was stopped before the call."""
 
 
 def _own_failure(error: FileTooLarge | OSError | ValueError) -> Failure:

@@ -16,7 +16,7 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ingest.model import JobState
-from tests.checks import assert_nothing_left, assert_published_exactly
+from tests.checks import assert_published_exactly
 from tests.clusters import Cluster
 from tests.pdfs import SCAN, encrypted_pdf, pdf_of
 from tests.s3_server import S3Server
@@ -46,7 +46,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 def ingest(cluster: Cluster, s3: S3Server, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`fanfold ingest`, to its end."""
-    command = [BIN / "fanfold", "ingest", *arguments]
+    command = [str(BIN / "fanfold"), "ingest", *arguments]
     settings = os.environ | environment(cluster, s3)
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
@@ -66,14 +66,8 @@ def scans(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture
-def ray_jobs(cluster: Cluster) -> JobSubmissionClient:
-    """The job server of the cluster's Ray."""
-    return JobSubmissionClient(f"http://127.0.0.1:{cluster.settings.dashboard_port}")
-
-
 def test_a_ray_job_ingests_a_directory_and_a_prefix(cluster: Cluster, s3: S3Server, inbox: str, tmp_path: Path) -> None:
-    """`ray job submit` fails with the one bad document, and its report says which; `fanfold ingest` finds all there."""
+    """`ray job submit` fails with the one bad document, and its report says which; a list finds all there."""
     directory = tmp_path / "here"
     directory.mkdir()
     (directory / "letter.pdf").write_bytes(pdf_of([f"A letter from {tmp_path}."]))
@@ -82,7 +76,7 @@ def test_a_ray_job_ingests_a_directory_and_a_prefix(cluster: Cluster, s3: S3Serv
     for name in ("one", "two"):
         s3.put(f"{inbox}/{tmp_path.name}/{name}.pdf", pdf_of([f"Object {name} of {tmp_path}."]))
     report = f"s3://{inbox}/reports/{tmp_path.name}.parquet"
-    submit = [BIN / "ray", "job", "submit", "--address", f"http://127.0.0.1:{cluster.settings.dashboard_port}"]
+    submit = [str(BIN / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{cluster.settings.dashboard_port}"]
     submit += ["--runtime-env-json", json.dumps({"env_vars": environment(cluster, s3)})]
     batch = [sys.executable, "-m", "cluster.batch", str(directory), prefix, "--report", report]
     done = subprocess.run(
@@ -107,42 +101,43 @@ def test_a_ray_job_ingests_a_directory_and_a_prefix(cluster: Cluster, s3: S3Serv
     assert by_name["one.pdf"]["source"] == f"{prefix}/one.pdf"
     assert "password" in by_name["locked.pdf"]["error_message"]
     assert (by_name["two.pdf"]["pages"], by_name["two.pdf"]["chunks"]) == (1, 1)
-    again = ingest(cluster, s3, str(directory), prefix, "--json")
+    listed = tmp_path / "list"
+    listed.write_text(f"{directory}/letter.pdf\n{directory}/locked.pdf\n{prefix}\n", encoding="utf-8")
+    again = ingest(cluster, s3, "--from", str(listed), "--json")
     outcomes = json.loads(again.stdout)
     assert again.returncode == 1
     assert {outcome["job"]["job_id"] for outcome in outcomes} == {row["job_id"] for row in found}
     assert all(outcome["already_there"] for outcome in outcomes)
 
 
-@pytest.mark.parametrize("cancel", [False, True], ids=["goes on", "cancelled"])
-def test_a_ray_job_is_stopped(
-    cluster: Cluster, s3: S3Server, ray_jobs: JobSubmissionClient, scans: Path, tmp_path: Path, cancel: bool
-) -> None:
-    """Its report is there, and true of every document that it had begun; a job that it has not made is left alone."""
-    others = cluster.client.submit(scans / "a.pdf")
-    report = tmp_path / "report.parquet"
-    command = [sys.executable, "-m", "cluster.batch", str(scans), "--in-flight", "3", "--report", str(report)]
-    command += ["--cancel-on-stop"] * cancel
-    ray_job = ray_jobs.submit_job(
-        entrypoint=" ".join(command),
-        runtime_env={"env_vars": environment(cluster, s3) | {"RAY_JOB_STOP_WAIT_TIME_S": "8"}},
-    )
-    until(lambda: len([job for job in cluster.client.jobs(limit=3) if job.filename in {"b.pdf", "c.pdf"}]) == 2)
+def stopped(cluster: Cluster, s3: S3Server, scans: Path, *options: str) -> tuple[dict[str, dict[str, Any]], str]:
+    """A Ray job over the scans, stopped when it has made two jobs: its report, and what it has logged."""
+    report = scans.with_suffix(".parquet")
+    command = [sys.executable, "-m", "cluster.batch", str(scans), "--in-flight", "3", "--report", str(report), *options]
+    settings = environment(cluster, s3) | {"RAY_JOB_STOP_WAIT_TIME_S": "8"}
+    ray_jobs = JobSubmissionClient(f"http://127.0.0.1:{cluster.settings.dashboard_port}")
+    ray_job = ray_jobs.submit_job(entrypoint=" ".join(command), runtime_env={"env_vars": settings})
+    until(lambda: made(cluster, "b.pdf", "c.pdf"))
     assert ray_jobs.stop_job(ray_job)
-    until(lambda: ray_jobs.get_job_status(ray_job) in {JobStatus.STOPPED, JobStatus.FAILED, JobStatus.SUCCEEDED})
+    until(lambda: ray_jobs.get_job_status(ray_job).is_terminal())
     logs = ray_jobs.get_job_logs(ray_job)
     assert ray_jobs.get_job_status(ray_job) is JobStatus.STOPPED, logs
     assert "Run it again to resume." in logs
-    found = rows(report)
-    assert {"a.pdf", "b.pdf", "c.pdf"} == set(found), logs
-    assert (found["a.pdf"]["job_id"], found["a.pdf"]["already_there"]) == (others.job_id, True)
+    return rows(report), logs
+
+
+def made(cluster: Cluster, *names: str) -> bool:
+    """Whether the newest jobs are those of these files."""
+    return {job.filename for job in cluster.client.jobs(limit=len(names))} == set(names)
+
+
+def test_a_stopped_ray_job_leaves_its_jobs_to_go_on(cluster: Cluster, s3: S3Server, scans: Path) -> None:
+    """Its report is there, and true of every document that it had begun; run again, the rest is done and no more."""
+    found, logs = stopped(cluster, s3, scans)
+    assert set(found) == {"a.pdf", "b.pdf", "c.pdf"}, logs
     ended = {name: cluster.finish(row["job_id"]) for name, row in found.items()}
-    expected = JobState.CANCELLED if cancel else JobState.SUCCEEDED
-    assert ended["a.pdf"].state is JobState.SUCCEEDED
-    assert {ended[name].state for name in ("b.pdf", "c.pdf")} == {expected}, logs
-    if cancel:
-        assert_nothing_left(cluster.stores, ended["b.pdf"].document_id, 1, but_source=True)
-        return
+    assert {job.state for job in ended.values()} == {JobState.SUCCEEDED}
+    report = scans.with_suffix(".parquet")
     again = ingest(cluster, s3, str(scans), "--report", str(report))
     assert again.returncode == 0, again.stderr
     assert {name: (row["state"], row["already_there"]) for name, row in rows(report).items()} == {
@@ -154,14 +149,25 @@ def test_a_ray_job_is_stopped(
     assert_published_exactly(cluster.stores, ended["b.pdf"], keep_source=True)
 
 
+def test_a_stopped_ray_job_cancels_what_it_has_made(cluster: Cluster, s3: S3Server, scans: Path) -> None:
+    """Asked to, it cancels its jobs, and no other's."""
+    others = cluster.client.submit(scans / "a.pdf")
+    found, logs = stopped(cluster, s3, scans, "--cancel-on-stop")
+    assert set(found) == {"a.pdf", "b.pdf", "c.pdf"}, logs
+    assert (found["a.pdf"]["job_id"], found["a.pdf"]["already_there"]) == (others.job_id, True)
+    states = {name: cluster.finish(row["job_id"]).state for name, row in found.items()}
+    assert states == {"a.pdf": JobState.SUCCEEDED, "b.pdf": JobState.CANCELLED, "c.pdf": JobState.CANCELLED}, logs
+    assert {found[name]["state"] for name in ("b.pdf", "c.pdf")} <= {"cancelling", "cancelled"}
+
+
 def test_ctrl_c_stops_at_once(cluster: Cluster, s3: S3Server, scans: Path, tmp_path: Path) -> None:
     """Exit code 130, the report in place, `--json` whole, and the jobs that were made are cancelled."""
     report = tmp_path / "report.jsonl"
-    command = [BIN / "fanfold", "ingest", scans, "--report", report, "--cancel-on-stop", "--json"]
+    command = [str(BIN / "fanfold"), "ingest", str(scans), "--report", str(report), "--cancel-on-stop", "--json"]
     with subprocess.Popen(
         command, env=os.environ | environment(cluster, s3), stdout=subprocess.PIPE, text=True
     ) as process:
-        until(lambda: len([job for job in cluster.client.jobs(limit=4) if job.filename in {"c.pdf", "d.pdf"}]) == 2)
+        until(lambda: made(cluster, *(path.name for path in scans.iterdir())))
         stopped_at = time.monotonic()
         process.send_signal(signal.SIGINT)
         printed, _ = process.communicate(timeout=PATIENCE_S)

@@ -21,7 +21,7 @@ BROKEN = Failure(category=Category.INPUT, message="It is [broken].", retryable=F
 
 def console(*, terminal: bool) -> Console:
     """One that keeps what is written."""
-    return Console(file=io.StringIO(), force_terminal=terminal, width=120, height=40)
+    return Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=120, height=40)
 
 
 def said(console: Console) -> str:
