@@ -35,6 +35,7 @@ class FakeService(Client):
         self.answers = True
         self.most_open = 0
         self.delay_s = 0.0
+        self.known: set[str] = set()  # whose jobs somebody else has made
         self.refusals: list[ServiceError] = []  # raised by the submits to come, one each
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -59,7 +60,8 @@ class FakeService(Client):
             self.submitted.append(url)
             self._seen[job_id] = 0
             self.most_open = max(self.most_open, len(self._seen))
-        return schemas.SubmitView(job_id=job_id, document_id=job_id, state=JobState.QUEUED, created=True)
+        created = url not in self.known
+        return schemas.SubmitView(job_id=job_id, document_id=job_id, state=JobState.QUEUED, created=created)
 
     def job(self, job_id: str, *, wait: float = 0) -> schemas.JobView:
         """A page further with every look."""

@@ -176,18 +176,22 @@ def test_without_a_service_nothing_begins() -> None:
 def test_a_stop_is_prompt_and_says_what_goes_on(cancel: bool) -> None:
     """Nothing is submitted any more; jobs go on, or those that the run made, and no other, are cancelled."""
     service = FakeService(looks=1_000_000)
+    service.known = {"s3://archive/3.pdf"}
     run = Ingestion(service, Options(in_flight=6, cancel_on_stop=cancel, stop_within_s=5))
     running = Running(run, urls(100))
-    until(lambda: len(service.submitted) == 6 and run.tally.in_flight == 6)
+    until(lambda: len(service.submitted) == 6)
     time.sleep(0.1)
     stopped_at = time.monotonic()
     run.stop()
     outcomes = running.join()
     assert time.monotonic() - stopped_at < 2
     assert len(service.submitted) == len(outcomes) == 6
-    assert {(outcome.state, outcome.stopped) for outcome in outcomes} == {("cancelled" if cancel else "running", True)}
-    assert sorted(service.cancelled) == (sorted(outcome.job.job_id for outcome in outcomes if outcome.job) * cancel)
-    assert (run.tally.cancelled, run.tally.going_on) == ((6, 0) if cancel else (0, 6))
+    assert all(outcome.stopped for outcome in outcomes)
+    cancelled = {outcome.source.name for outcome in outcomes if outcome.state == "cancelled"}
+    assert cancelled == ({f"s3://archive/{number}.pdf" for number in (0, 1, 2, 4, 5)} if cancel else set())
+    assert {outcome.state for outcome in outcomes if outcome.source.name not in cancelled} == {"running"}
+    assert len(service.cancelled) == len(cancelled)
+    assert (run.tally.cancelled, run.tally.going_on) == ((5, 1) if cancel else (0, 6))
     assert run.tally.ended == 0
 
 
