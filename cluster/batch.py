@@ -1,100 +1,33 @@
-"""Ingest many files: submit with a bounded number in flight, follow each to its end, report every outcome.
+"""Ingest many documents: `fanfold ingest` and `ray job submit -- python -m cluster.batch` are this command."""
 
-`fanfold ingest` and `ray job submit -- python -m cluster.batch PATH...` are this code. Running it again resumes:
-what is published or under way is found, not repeated.
-"""
-
-import sys
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from typing import Annotated, Any, TypeVar
 
-from ingest.metadata import Metadata
-from ingest.model import JobState
+import typer
+
+from cluster import progress, sources
+from cluster.ingestion import IN_FLIGHT, Ingestion, Options
+from cluster.outcome import Outcome
+from cluster.report import JsonArray, reporting
+from cluster.terminal import STOPPED, AsJson, err, out, plain_errors
+from ingest.metadata import parse_metadata
 from ingest.settings import Settings
 from ingest.turns import Priority
-from serve.client import Client, ServiceError
-from serve.schemas import JobView, SubmitView
+from serve.client import RETRY_FOR_S, Client, ServiceError
 
 View = TypeVar("View")
-IN_FLIGHT = 16
-WAIT_S = 1.0
+RAY_STOP_S = 3.0  # Ray's own default for RAY_JOB_STOP_WAIT_TIME_S
+WIND_DOWN_SHARE = 0.6  # of the time of a stop; the rest is for the report
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one file."""
-
-    path: Path
-    job: JobView | None  # None when it was refused at submit
-    error: str | None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the file is not searchable, and not on its way."""
-        return self.error is not None
-
-
-OnChange = Callable[[Path, JobView], None]
-
-
-def connect(settings: Settings) -> Client:
+def connect(settings: Settings, *, retry_for_s: float = RETRY_FOR_S) -> Client:
     """The client of this machine's service, with the key that the settings name."""
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
-    return Client(settings.http_url, api_key=key)
-
-
-def find_pdfs(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files named, and every `*.pdf` below the directories named, in order. Raises `FileNotFoundError`."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(found for found in path.rglob("*") if found.suffix.lower() == ".pdf" and found.is_file())
-        elif path.is_file():
-            yield path
-        else:
-            raise FileNotFoundError(f"There is no file or directory {path}.")
-
-
-def ingest(  # noqa: PLR0913  # what `fanfold ingest` can be told
-    client: Client,
-    paths: Iterator[Path],
-    *,
-    follow: bool,
-    metadata: Metadata | None = None,
-    priority: Priority = Priority.NORMAL,
-    on_change: OnChange = lambda _path, _job: None,
-) -> Iterator[Outcome]:
-    """Submit every file and yield each outcome as it is known; with `follow`, that is when its job has ended."""
-    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ingest") as pool:
-        running: set[Future[Outcome]] = set()
-        for path in paths:
-            if len(running) >= IN_FLIGHT:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-            submit = partial(client.submit, path, metadata=metadata, priority=priority)
-            running.add(pool.submit(_ingest_one, client, submit, path, follow, on_change))
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-
-
-def _ingest_one(
-    client: Client, submit: Callable[[], SubmitView], path: Path, follow: bool, on_change: OnChange
-) -> Outcome:
-    try:
-        job = client.job(submit().job_id)
-        on_change(path, job)
-        while follow and not job.state.terminal:
-            job = client.job(job.job_id, wait=WAIT_S)
-            on_change(path, job)
-    except (ServiceError, OSError) as error:
-        return Outcome(path, None, str(error))
-    failed = job.state in {JobState.FAILED, JobState.CANCELLED}
-    reason = job.error.message if job.error is not None else f"The job ended {job.state}."
-    return Outcome(path, job, reason if failed else None)
+    return Client(settings.http_url, api_key=key, retry_for_s=retry_for_s)
 
 
 def each(names: Sequence[str], call: Callable[[str], View]) -> Iterator[tuple[str, View | ServiceError]]:
@@ -110,17 +43,120 @@ def each(names: Sequence[str], call: Callable[[str], View]) -> Iterator[tuple[st
         yield from zip(names, pool.map(answer, names), strict=True)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Ingest the paths named; one line a file on standard output; 1 if any failed."""
-    failed = False
-    with connect(Settings()) as client:
-        for outcome in ingest(client, find_pdfs([Path(argument) for argument in arguments]), follow=True):
-            state = "refused" if outcome.job is None else outcome.job.state
-            sys.stdout.write(f"{state}\t{outcome.path}\t{outcome.error or ''}\n")
-            sys.stdout.flush()
-            failed = failed or outcome.failed
-    return int(failed)
+def ingest(  # noqa: PLR0913  # each is an option of the command
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="PDF files, directories, s3://bucket/prefix, or - for a list on standard input."),
+    ] = None,
+    listed: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="FILE", help="A list of them, one a line; - for standard input."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the jobs to their end.")] = True,
+    metadata: Annotated[str | None, typer.Option(help="What to say about them: a JSON object.")] = None,
+    priority: Annotated[Priority, typer.Option(help="Which of your jobs go first.")] = Priority.NORMAL,
+    in_flight: Annotated[int, typer.Option(min=1, help="Documents under way at a time.")] = IN_FLIGHT,
+    report: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write every outcome to a .parquet, .jsonl or .json file, here or on s3://."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also try again what can only fail again, as far as is known.")
+    ] = False,
+    cancel_on_stop: Annotated[
+        bool, typer.Option("--cancel-on-stop", help="When stopped, cancel the jobs that this run has made.")
+    ] = False,
+    stop_within: Annotated[
+        float, typer.Option(min=1, envvar="RAY_JOB_STOP_WAIT_TIME_S", help="Seconds that a stop may take.")
+    ] = RAY_STOP_S,
+    as_json: AsJson = False,
+) -> None:
+    """Ingest PDFs. Run it again to resume: what is done or under way is found, not repeated.
+
+    Exits with 1 if any document failed, with 130 when stopped by Ctrl-C or `ray job stop`.
+    """
+    if not (paths or listed):
+        raise typer.BadParameter("name files, directories or s3:// URLs, or a list of them with --from.")
+    if cancel_on_stop and not wait:
+        raise typer.BadParameter(
+            "with --no-wait no job is followed, so none can be cancelled.", param_hint="--cancel-on-stop"
+        )
+    sources.check([*(paths or ()), *(listed or ())])
+    settings = Settings()
+    options = Options(
+        in_flight=in_flight,
+        follow=wait,
+        metadata=None if metadata is None else parse_metadata(metadata),
+        priority=priority,
+        retry_failed=retry_failed,
+        cancel_on_stop=cancel_on_stop,
+        stop_within_s=WIND_DOWN_SHARE * stop_within,
+    )
+    names = chain(paths or (), *(sources.lines(path) for path in listed or ()))
+    with connect(settings, retry_for_s=0) as client:
+        ingestion = Ingestion(client, options)
+        _run(ingestion, sources.find(names, sources.Buckets(settings.s3_endpoint_url)), settings, report, as_json)
+    if not as_json:
+        out.print(progress.summary(ingestion.tally, follow=wait, stopped=ingestion.stopped))
+    raise typer.Exit(STOPPED if ingestion.stopped else int(ingestion.tally.failed > 0))
+
+
+def _run(
+    ingestion: Ingestion, found: Iterator[sources.Found], settings: Settings, report: str | None, as_json: bool
+) -> None:
+    """Every outcome to the report, to the display and to standard output, as soon as it is known; none is kept."""
+    with ExitStack() as stack:
+        takers: list[Callable[[Outcome], object]] = []
+        if report is not None:
+            takers.append(stack.enter_context(reporting(report, s3_endpoint_url=settings.s3_endpoint_url)).write)
+        if as_json:
+            array = JsonArray(lambda text: out.file.write(text) and out.file.flush())
+            stack.callback(array.close)
+            takers.append(lambda outcome: array.add(_json(outcome)))
+        display = stack.enter_context(progress.shown(err, ingestion.tally, hidden=as_json))
+        takers.append(display.ended)
+        stack.enter_context(_stopped_by_signals(ingestion.stop))
+        for outcome in ingestion.run(found, on_change=display.moved):
+            for take in takers:
+                take(outcome)
+
+
+@contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops the run; another one ends the process at once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _frame: Any) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        stop()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "path": outcome.source.shown,
+        "state": outcome.state,
+        "error": None if outcome.failure is None else outcome.failure.message,
+        "already_there": outcome.already_there,
+        "seconds": round(outcome.seconds, 3),
+        "job": None if outcome.job is None else outcome.job.model_dump(mode="json"),
+    }
+
+
+def main() -> None:
+    """Entry point of a Ray job."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(ingest)
+    with plain_errors():
+        app(prog_name="python -m cluster.batch")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

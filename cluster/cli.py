@@ -7,28 +7,21 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, ValidationError
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, TaskID
 
 from cluster import batch, display
 from cluster.drain import connected_drain
 from cluster.filters import parse_pages, parse_where
 from cluster.instance import adopt_ray_auth, only_instance, stop_instance, tell_addresses
+from cluster.terminal import AsJson, err, out, plain_errors
 from ingest.apikeys import ApiKey, digest, new_key
-from ingest.errors import FanfoldError
 from ingest.findings import Finding
-from ingest.metadata import parse_metadata
 from ingest.model import DEFAULT_TENANT, JobState
 from ingest.settings import Settings
-from ingest.turns import Priority
 from serve.client import Client, ServiceError
-from serve.schemas import JobView
 from serve.search_schemas import SearchMode, SearchOptions, SearchRequest
 
 KEEP_ALIVE_S = 1.0
@@ -39,9 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="PDFs in, searchable text out, and the truth about it.",
 )
-out = Console()
-err = Console(stderr=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
@@ -98,28 +88,7 @@ def drain(
     raise typer.Exit(int(not ended.done))
 
 
-@app.command()
-def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="PDF files, or directories to search for them.")],
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the jobs to their end.")] = True,
-    metadata: Annotated[str | None, typer.Option(help="What to say about them: a JSON object.")] = None,
-    priority: Annotated[Priority, typer.Option(help="Which of your jobs go first.")] = Priority.NORMAL,
-    as_json: AsJson = False,
-) -> None:
-    """Ingest PDFs. Run it again to resume: what is done is not repeated. Exits with 1 if any document failed."""
-    said = None if metadata is None else parse_metadata(metadata)
-    with _client() as client, display.bars(err, hidden=as_json) as bars:
-        shown: dict[Path, TaskID] = {}
-        outcomes = []
-        found, mover = batch.find_pdfs(paths), _bar_mover(bars, shown)
-        for outcome in batch.ingest(client, found, follow=wait, metadata=said, priority=priority, on_change=mover):
-            outcomes.append(outcome)
-            display.finish_bar(bars, shown.get(outcome.path), outcome)
-    if as_json:
-        _print_json([_outcome_json(outcome) for outcome in outcomes])
-    else:
-        out.print(display.outcomes(outcomes))
-    raise typer.Exit(int(any(outcome.failed for outcome in outcomes)))
+app.command()(batch.ingest)
 
 
 @app.command()
@@ -264,18 +233,6 @@ def _client() -> Iterator[Client]:
         yield client
 
 
-def _bar_mover(bars: Progress, shown: dict[Path, TaskID]) -> batch.OnChange:
-    lock = threading.Lock()
-
-    def move(path: Path, job: JobView) -> None:
-        with lock:
-            if path not in shown:
-                shown[path] = bars.add_task(path.name, total=100, state="")
-            display.move_bar(bars, shown[path], job)
-
-    return move
-
-
 def _show_answers(answers: Sequence[tuple[str, BaseModel | ServiceError]], *, as_json: bool) -> bool:
     """Print what became of each id; whether any was refused."""
     if as_json:
@@ -287,11 +244,6 @@ def _show_answers(answers: Sequence[tuple[str, BaseModel | ServiceError]], *, as
 
 def _answer_json(answer: BaseModel | ServiceError) -> dict[str, Any]:
     return {"error": str(answer)} if isinstance(answer, ServiceError) else answer.model_dump(mode="json")
-
-
-def _outcome_json(outcome: batch.Outcome) -> dict[str, Any]:
-    job = None if outcome.job is None else outcome.job.model_dump(mode="json")
-    return {"path": str(outcome.path), "error": outcome.error, "job": job}
 
 
 def _finding_json(finding: Finding, repaired: bool) -> dict[str, Any]:
@@ -317,20 +269,8 @@ def _print_json(value: BaseModel | dict[str, Any] | Sequence[BaseModel] | Sequen
 
 def main() -> None:
     """Entry point: errors that say what to do are printed as one line, without a traceback."""
-    try:
+    with plain_errors():
         app()
-    except (ServiceError, FanfoldError, FileNotFoundError) as error:
-        err.print(f"[bold red]fanfold:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
-    except ValidationError as error:
-        if error.title != Settings.__name__:
-            raise
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            given = f"FANFOLD_{name}={problem['input']}: " if name else ""
-            wrong = problem["msg"].removeprefix("Value error, ")
-            err.print(f"[bold red]fanfold:[/] {escape(given + wrong)}", soft_wrap=True)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

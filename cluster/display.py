@@ -9,12 +9,10 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cluster.batch import Outcome
 from cluster.drain import Drained
 from ingest.findings import Finding
 from ingest.model import JobState, Stage
@@ -77,42 +75,6 @@ def drained(ended: Drained) -> str:
     return f"Nothing runs any more: it is safe to stop.{back} In the queue: {count(ended.waiting, 'job')}."
 
 
-@contextmanager
-def bars(console: Console, *, hidden: bool) -> Iterator[Progress]:
-    """Progress bars, a document each; they go when the block ends."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        yield progress
-
-
-def move_bar(progress: Progress, bar: TaskID, job: JobView) -> None:
-    """Show how far the job is."""
-    progress.update(bar, completed=job.progress.percent, state=f"{_styled(job.state)} {_doing(job)}")
-
-
-def finish_bar(progress: Progress, bar: TaskID | None, outcome: Outcome) -> None:
-    """Take the bar away and leave one line about the document."""
-    if bar is not None:
-        progress.remove_task(bar)
-    progress.console.print(_outcome_line(outcome), soft_wrap=True)
-
-
-def outcomes(found: Sequence[Outcome]) -> RenderableType:
-    """The last line: how many of how many."""
-    failed = sum(outcome.failed for outcome in found)
-    if not found:
-        return Text("No PDF found.", style="yellow")
-    if failed:
-        return Text(f"{failed} of {count(len(found), 'document')} failed.", style="bold red")
-    return Text(f"{count(len(found), 'document')} done.", style="green")
-
-
 def job_table(jobs: Sequence[JobView]) -> RenderableType:
     """One row a job."""
     table = Table(box=None, pad_edge=False)
@@ -126,7 +88,7 @@ def job_table(jobs: Sequence[JobView]) -> RenderableType:
         table.add_row(
             job.job_id,
             escape(job.filename),
-            _styled(job.state),
+            styled(job.state),
             f"{progress.percent:.0f}",
             f"{progress.pages_done}/{progress.pages_total}",
             _age(job.created_at),
@@ -138,7 +100,7 @@ def job_table(jobs: Sequence[JobView]) -> RenderableType:
 def job_details(job: JobView) -> RenderableType:
     """Everything about one job."""
     head = Table.grid(padding=(0, 2))
-    head.add_row("State", f"{_styled(job.state)}  {job.progress.percent:.0f} %  {_doing(job)}")
+    head.add_row("State", f"{styled(job.state)}  {job.progress.percent:.0f} %  {doing(job)}")
     head.add_row("File", escape(job.filename))
     head.add_row("Document", f"{job.document_id}, revision {job.revision}")
     head.add_row("Created", _instant(job.created_at))
@@ -244,9 +206,9 @@ def _answered(answer: BaseModel | ServiceError) -> str:
         case ServiceError():
             return f"[bold red]refused[/]  {escape(str(answer))}"
         case SubmitView():
-            return f"{_styled(answer.state)}  as job {answer.job_id}"
+            return f"{styled(answer.state)}  as job {answer.job_id}"
         case JobView():
-            return _styled(answer.state)
+            return styled(answer.state)
         case _:
             return "[yellow]deleted[/]"
 
@@ -273,7 +235,8 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _doing(job: JobView) -> str:
+def doing(job: JobView) -> str:
+    """What it is at, and how fast."""
     progress = job.progress
     if job.state.terminal or not progress.pages_total:
         return ""
@@ -289,21 +252,8 @@ def _doing(job: JobView) -> str:
     return f"[dim]{', '.join(parts)}[/]" if parts else ""
 
 
-def _outcome_line(outcome: Outcome) -> str:
-    name = escape(outcome.path.name)
-    if outcome.job is None or outcome.error is not None:
-        return f"[bold red]failed[/]  {name}: {escape(outcome.error or '')}"
-    progress = outcome.job.progress
-    what = (
-        f"{count(progress.pages_total, 'page')}, {count(progress.chunks_stored, 'chunk')}"
-        if outcome.job.state.terminal
-        else ""
-    )
-    missing = f", [yellow]{count(len(outcome.job.failed_pages), 'page')} failed[/]" if outcome.job.failed_pages else ""
-    return f"{_styled(outcome.job.state)}  {name}  [dim]{what}[/]{missing}"
-
-
-def _styled(state: JobState) -> str:
+def styled(state: JobState) -> str:
+    """The state in its colour."""
     return f"[{STATE_STYLE[state]}]{state}[/]"
 
 

@@ -30,8 +30,10 @@ class References:
     def check(self, tenant: str, url: str) -> None:
         """Raise `ReferenceNotAllowed` unless the tenant may refer to this address."""
         if not any(url.startswith(_directory(prefix, tenant)) for prefix in self._allowed):
+            bucket = url.removeprefix(SCHEME).partition("/")[0]
             raise ReferenceNotAllowed(
-                "Documents may not be fetched from there. FANFOLD_SOURCE_URLS lists from where they may be."
+                "The service does not fetch documents from there. Whoever runs it can allow it, by name and on every "
+                f"node: FANFOLD_SOURCE_URLS={SCHEME}{bucket}/PREFIX"
             )
 
     @fault_point("references.fetch")

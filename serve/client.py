@@ -1,6 +1,8 @@
 """A typed client of the HTTP interface: the one way in which Fanfold's own programs talk to the service."""
 
 import json
+import os
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from ingest.metadata import Metadata
 from ingest.model import JobState
@@ -27,11 +29,17 @@ Listing = TypeVar("Listing", schemas.JobPage, schemas.DocumentPage, schemas.Chun
 
 
 class ServiceError(Exception):
-    """The service refused, or does not answer. `str(error)` is for the user; `problem` is the body if there was one."""
+    """The service refused, or does not answer. `str(error)` is for the user; `problem` is the body if there was one.
 
-    def __init__(self, message: str, *, problem: schemas.Problem | None = None) -> None:
+    `retry_after_s` is when the service asked to come back, if it did.
+    """
+
+    def __init__(
+        self, message: str, *, problem: schemas.Problem | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.problem = problem
+        self.retry_after_s = retry_after_s
 
     @property
     def retryable(self) -> bool:
@@ -40,10 +48,14 @@ class ServiceError(Exception):
 
 
 class Client:
-    """Calls one service. Every method raises `ServiceError`; "come back later" is obeyed, for a minute."""
+    """Calls one service, from any thread. Every method raises `ServiceError`.
 
-    def __init__(self, url: str, *, api_key: str | None = None) -> None:
+    "Come back later" (503) is obeyed for `retry_for_s`, as late as its `Retry-After` says.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None, retry_for_s: float = RETRY_FOR_S) -> None:
         self._url = url
+        self._retry_for_s = retry_for_s
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, headers=headers)
 
@@ -77,7 +89,7 @@ class Client:
                 headers = {
                     "Content-Type": "application/pdf",
                     "Content-Length": str(path.stat().st_size),
-                    "Content-Disposition": f"attachment; filename*=UTF-8''{quote(path.name)}",
+                    "Content-Disposition": f"attachment; filename*=UTF-8''{quote(os.fsencode(path.name))}",
                     **said,
                 }
                 return self._call(schemas.SubmitView, "POST", "/v1/documents", content=file, headers=headers)
@@ -103,9 +115,12 @@ class Client:
             lambda: self._call(schemas.JobView, "GET", f"/v1/jobs/{quote(job_id, safe='')}", params=params)
         )
 
-    def jobs(self, *, state: JobState | None = None, limit: int = schemas.DEFAULT_LIMIT) -> Iterator[schemas.JobView]:
-        """The newest jobs, at most `limit`."""
+    def jobs(
+        self, *, state: JobState | None = None, document_id: str | None = None, limit: int = schemas.DEFAULT_LIMIT
+    ) -> Iterator[schemas.JobView]:
+        """The newest jobs, at most `limit`; of one state, of one document."""
         narrowed = {} if state is None else {"state": str(state)}
+        narrowed |= {} if document_id is None else {"document_id": document_id}
         for page in self._pages(schemas.JobPage, "/v1/jobs", limit=limit, **narrowed):
             yield from page.jobs
 
@@ -203,14 +218,29 @@ class Client:
             problem = schemas.Problem.model_validate_json(response.content)
         except ValidationError:
             raise ServiceError(f"{self._url} answered {response.status_code}; is it Fanfold?") from None
-        raise ServiceError(problem.detail, problem=problem)
+        raise ServiceError(problem.detail, problem=problem, retry_after_s=_seconds(response.headers.get("Retry-After")))
 
     def _patiently(self, call: Callable[[], View]) -> View:
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, ServiceError) and error.retryable),
-            stop=stop_after_delay(RETRY_FOR_S),
-            wait=wait_exponential_jitter(multiplier=0.5, max=5),
+            stop=stop_after_delay(self._retry_for_s),
+            wait=_pause_s,
             sleep=time.sleep,
             reraise=True,
         )
         return retrying(call)
+
+
+_BACKOFF = wait_exponential_jitter(multiplier=0.5, max=5)
+
+
+def _pause_s(state: RetryCallState) -> float:
+    """What the service asked for, and a little more, so that those who were refused together do not come together."""
+    error = state.outcome and state.outcome.exception()
+    asked = error.retry_after_s if isinstance(error, ServiceError) else None
+    return _BACKOFF(state) if asked is None else asked + random.random()  # noqa: S311  # no secret
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Of a `Retry-After`; it may also be a date, which the service never sends."""
+    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None

@@ -122,13 +122,18 @@ class JobView(Schema):
     attempts: list[Attempt]
     error: Failure | None
     failed_pages: list[FailedPage]
+    pipeline: str = Field(
+        description="Fingerprint of models and settings; a document made by another one is not current."
+    )
     created_at: AwareDatetime
     updated_at: AwareDatetime
 
     @classmethod
     def of(cls, job: Job) -> "JobView":
         """The job as its tenant sees it."""
-        fields = {name: getattr(job, name) for name in cls.model_fields if name not in {"state", "progress"}}
+        fields = {
+            name: getattr(job, name) for name in cls.model_fields if name not in {"state", "progress", "pipeline"}
+        }
         pages_per_minute = None if job.pages_per_second is None else round(60 * job.pages_per_second, 1)
         seconds_left = None if job.seconds_left is None else round(job.seconds_left, 1)
         progress = ProgressView(
@@ -137,7 +142,7 @@ class JobView(Schema):
             pages_per_minute=pages_per_minute,
             seconds_left=seconds_left,
         )
-        return cls(state=job.shown_state, progress=progress, **fields)
+        return cls(state=job.shown_state, progress=progress, pipeline=job.pipeline.fingerprint, **fields)
 
 
 class JobPage(Schema):
@@ -226,6 +231,7 @@ class ServiceView(Schema):
     tenant: str = Field(description="Whose documents the caller sees.")
     max_upload_bytes: int
     max_pages: int
+    pipeline: str = Field(description="Fingerprint of models and settings that documents are ingested with.")
     keep_source: bool = Field(description="Whether PDFs stay after their ingestion, so that pages can be shown.")
 
 

@@ -24,6 +24,7 @@ from ingest.stores.vectors import VectorStore
 from samples.build import build
 from serve.client import Client
 from tests.clusters import Cluster
+from tests.s3_server import CREDENTIALS, S3Server
 
 DIMENSION = 384
 PIPELINE = PipelineSpec(extract="e" * 16, chunk="c" * 16, embed="f" * 16)
@@ -89,7 +90,22 @@ def questions() -> list[dict[str, str | int]]:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def s3() -> Iterator[S3Server]:
+    """An S3 server, and the credentials for it in the environment."""
+    with pytest.MonkeyPatch.context() as environment, S3Server() as server:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def inbox(s3: S3Server) -> str:
+    """The bucket from which the cluster fetches documents by reference."""
+    return s3.bucket()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, s3: S3Server, inbox: str) -> Iterator[Cluster]:
     """A running Fanfold with nothing in it, started once."""
     from cluster.service import running  # noqa: PLC0415  # takes seconds that tests without a cluster do not need
 
@@ -104,6 +120,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         max_pages=1_000,
         max_upload_bytes=20 * 1024**2,
         keep_source=True,  # for the images of the web page
+        source_urls=(f"s3://{inbox}",),
+        s3_endpoint_url=s3.url,
     )
     with running(settings) as service, Client(settings.http_url) as client:
         yield Cluster(service.blueprint, client, service.keep_alive)

@@ -29,6 +29,7 @@ def get_service(service: ServiceOf, tenant: Tenant) -> schemas.ServiceView:
         tenant=tenant,
         max_upload_bytes=settings.max_upload_bytes,
         max_pages=settings.max_pages,
+        pipeline=service.pipeline.fingerprint,
         keep_source=settings.keep_source,
     )
 

@@ -12,8 +12,8 @@ from ingest.settings import Settings
 from serve.client import Client
 from tests.clusters import Cluster
 from tests.crash.faulty import FaultyCluster, running_faulty
-from tests.crash.s3_server import CREDENTIALS, S3Server
 from tests.pdfs import pdf_of
+from tests.s3_server import CREDENTIALS, S3Server
 
 Copy = Callable[[int], Path]
 PARAGRAPH = "On the ebb of day {} the pilot climbs aboard from the cutter before the bar, and takes the wheel. "

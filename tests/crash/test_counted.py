@@ -10,7 +10,7 @@ from tests.checks import assert_invariants
 from tests.crash.conftest import Copy
 from tests.crash.machine import PATIENCE_S, Machine
 from tests.crash.processes import until
-from tests.crash.s3_server import S3Server
+from tests.s3_server import S3Server
 
 IN_THE_MIDDLE = 3  # pages, and batches
 

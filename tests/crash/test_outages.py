@@ -18,7 +18,7 @@ from tests.clusters import Cluster
 from tests.crash.conftest import Copy
 from tests.crash.machine import Machine
 from tests.crash.processes import actor_pid, frozen, is_gone, until
-from tests.crash.s3_server import S3Server
+from tests.s3_server import S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 OUTAGE_S = 20.0  # three leases

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from ray.util.state import list_workers
 
-from cluster import batch
+from cluster import sources
+from cluster.ingestion import Ingestion
+from cluster.outcome import Outcome
 from ingest.errors import Category
 from ingest.model import JobState
 from tests.checks import assert_nothing_left, assert_published_exactly
@@ -26,12 +28,12 @@ DEAD = "SYSTEM_ERROR"
 def test_every_file_of_the_corpus_ends_well(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     """Terminal state for each, a message that names the trouble, nothing left of failures, no worker lost."""
     lost_before = _lost_workers()
-    outcomes = list(batch.ingest(cluster.client, batch.find_pdfs([CORPUS]), follow=True))
+    outcomes = list(Ingestion(cluster.client).run(sources.find([str(CORPUS)], sources.Buckets())))
     with capsys.disabled():
         sys.stdout.write(_table(outcomes))
     for outcome in outcomes:
         if outcome.job is None:
-            assert outcome.error
+            assert outcome.failure
         elif outcome.job.state is JobState.FAILED:
             assert outcome.job.error is not None
             assert outcome.job.error.category in FITTING, outcome
@@ -39,7 +41,7 @@ def test_every_file_of_the_corpus_ends_well(cluster: Cluster, capsys: pytest.Cap
                 assert_nothing_left(cluster.stores, outcome.job.document_id, outcome.job.revision)
         elif outcome.job.state is JobState.SUCCEEDED:
             assert_published_exactly(cluster.stores, outcome.job, keep_source=True)
-    states = {outcome.path.name: outcome.error or "" for outcome in outcomes}
+    states = {outcome.source.label: _error(outcome) for outcome in outcomes}
     assert all("password" in states[name] for name in PASSWORD_FILES)
     assert all(outcome.job is None or outcome.job.state.terminal for outcome in outcomes)
     assert _lost_workers() == lost_before
@@ -51,14 +53,18 @@ def _lost_workers() -> int:
     return sum(worker.exit_type == DEAD for worker in workers)
 
 
-def _table(outcomes: Iterable[batch.Outcome]) -> str:
+def _table(outcomes: Iterable[Outcome]) -> str:
     """The outcomes by kind, then every file that is not plainly `succeeded`."""
     rows = []
     counts: Counter[str] = Counter()
     for outcome in outcomes:
-        state = "refused" if outcome.job is None else outcome.job.state
-        counts[state] += 1
+        counts[outcome.state] += 1
         pages = [] if outcome.job is None else [f"page {p.page_number}: {p.message}" for p in outcome.job.failed_pages]
-        if outcome.error or pages:
-            rows.append(f"{state:20} {outcome.path.name:45} {outcome.error or '; '.join(pages)[:160]}")
+        if outcome.failed or pages:
+            said = _error(outcome) or "; ".join(pages)[:160]
+            rows.append(f"{outcome.state:20} {outcome.source.label:45} {said}")
     return "\n".join(["", *(f"{count:5} {state}" for state, count in counts.most_common()), "", *sorted(rows)])
+
+
+def _error(outcome: Outcome) -> str:
+    return "" if outcome.failure is None else outcome.failure.message

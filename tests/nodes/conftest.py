@@ -11,9 +11,9 @@ import pymupdf
 import pytest
 
 from cluster.embedded import EmbeddedMongoDB
-from tests.crash.s3_server import CREDENTIALS, S3Server
 from tests.integration.qdrant_server import QdrantServer
 from tests.nodes.site import Site
+from tests.s3_server import CREDENTIALS, S3Server
 
 _mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
 BRISK = {"FANFOLD_OCR_MODEL": "PP-OCRv6_tiny", "FANFOLD_LEASE_TTL_S": "6", "FANFOLD_RETRY_DELAY_S": "0.2"}

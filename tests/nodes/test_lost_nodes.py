@@ -13,9 +13,9 @@ from serve.schemas import JobView
 from tests.checks import assert_invariants
 from tests.crash.machine import PATIENCE_S
 from tests.crash.processes import until
-from tests.crash.s3_server import S3Server
 from tests.nodes.conftest import MakeSite, Scan
 from tests.nodes.site import Node, Site, doing, watched
+from tests.s3_server import S3Server
 
 PAGES = 8
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

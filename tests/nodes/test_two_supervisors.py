@@ -7,9 +7,9 @@ from serve.client import Client
 from tests.checks import History, assert_invariants
 from tests.crash.machine import PATIENCE_S
 from tests.crash.processes import until
-from tests.crash.s3_server import S3Server
 from tests.nodes.conftest import MakeSite, Scan
 from tests.nodes.site import Node
+from tests.s3_server import S3Server
 
 JOBS, PAGES, ENDED_BEFORE = 10, 2, 2
 

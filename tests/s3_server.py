@@ -59,20 +59,36 @@ class S3Server:
         """Answer those who have waited, and the others."""
         self._goes_on.set()
 
+    def bucket(self) -> str:
+        """One more bucket, empty and of its own name."""
+        name = f"bucket-{uuid.uuid4().hex[:8]}"
+        self._files().mkdir(name)
+        return name
+
+    def put(self, path: str, data: bytes) -> None:
+        """Put an object under `bucket/key`."""
+        self._files().pipe_file(path, data)
+
+    def get(self, path: str) -> bytes:
+        """The object under `bucket/key`."""
+        data: bytes = self._files().cat_file(path)
+        return data
+
     def stored(self) -> set[str]:
         """The keys of the objects that there are."""
-        files = fsspec.filesystem("s3", key="test", secret="test", endpoint_url=self.url, use_listings_cache=False)
-        return {f"/{path}" for path in files.find(self._bucket)}
+        return {f"/{path}" for path in self._files().find(self._bucket)}
 
     def __enter__(self) -> Self:
         self.start()
-        files = fsspec.filesystem("s3", key="test", secret="test", endpoint_url=self.url)
-        files.mkdir(self._bucket)
+        self._files().mkdir(self._bucket)
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.thaw()
         self.stop()
+
+    def _files(self) -> Any:
+        return fsspec.filesystem("s3", key="test", secret="test", endpoint_url=self.url, use_listings_cache=False)
 
     def _answer(self, request: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
         self._goes_on.wait()

@@ -1,0 +1,40 @@
+"""What the command lines share: where they print, and how they end."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+
+from ingest.errors import FanfoldError
+from ingest.settings import Settings
+from serve.client import ServiceError
+
+USAGE = 2  # exit code of what was typed, set or found wrong before any work; also when the service does not answer
+STOPPED = 130  # exit code after a signal
+out = Console()
+err = Console(stderr=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors that say what to do are printed as one line, without a traceback; the process ends with `USAGE`."""
+    try:
+        yield
+    except (ServiceError, FanfoldError, FileNotFoundError) as error:
+        err.print(f"[bold red]fanfold:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(USAGE)
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            given = f"FANFOLD_{name}={problem['input']}: " if name else ""
+            wrong = problem["msg"].removeprefix("Value error, ")
+            err.print(f"[bold red]fanfold:[/] {escape(given + wrong)}", soft_wrap=True)
+        sys.exit(USAGE)
