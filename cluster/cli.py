@@ -1,11 +1,13 @@
 """The command line: `fanfold`. Thin: each command calls the service, and prints what it says."""
 
 import json
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +25,7 @@ from ingest.errors import FanfoldError
 from ingest.findings import Finding
 from ingest.metadata import parse_metadata
 from ingest.model import DEFAULT_TENANT, JobState
-from ingest.settings import Settings
+from ingest.settings import SECRET_SETTINGS, Settings, unknown_settings
 from serve.client import Client, ServiceError
 from serve.schemas import JobView
 from serve.search_schemas import SearchMode, SearchOptions, SearchRequest
@@ -34,17 +36,33 @@ app = typer.Typer(
     name="fanfold",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="PDFs in, searchable text out, and the truth about it.",
 )
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)  # `:name:` in a file name or a setting stays what it is
+err = Console(stderr=True, emoji=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"fanfold {package_version('fanfold')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def fanfold(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """PDFs in, searchable text out, and the truth about it."""
+
+
 @app.command()
-def up() -> None:
+def up(as_json: AsJson = False) -> None:
     """Start Fanfold here (Ray, the stores that are not set, the service), and serve until Ctrl-C."""
     settings = Settings()
+    for warning in unknown_settings(os.environ):
+        err.print(f"[bold yellow]fanfold:[/] {escape(warning)}", soft_wrap=True)
     from cluster.service import running  # noqa: PLC0415  # imports Ray: seconds that the other commands do not need
     from ingest.telemetry import configure_logging  # noqa: PLC0415
 
@@ -55,19 +73,25 @@ def up() -> None:
             signal.signal(number, lambda _number, _frame: stopping.set())
         tell_addresses(settings.home, service.addresses)
         step("")
-        out.print(display.started(settings, service.dashboard_url))
+        if as_json:
+            _print_json(display.places(settings, service.dashboard_url))
+        else:
+            out.print(display.started(settings, service.dashboard_url))
         while not stopping.wait(KEEP_ALIVE_S):
             service.keep_alive()
         step("stopping: jobs that run are given back to the queue")
-    out.print("Fanfold has stopped.")
+    err.print("Fanfold has stopped.")
 
 
 @app.command()
-def down() -> None:
+def down(as_json: AsJson = False) -> None:
     """Stop the Fanfold that runs on this data directory; its jobs go on at the next start."""
     with err.status("Stopping"):
         stopped = stop_instance(Settings().home, timeout_s=STOP_TIMEOUT_S)
-    out.print("Fanfold has stopped." if stopped else "Fanfold was not running.")
+    if as_json:
+        _print_json({"stopped": stopped})
+    else:
+        out.print("Fanfold has stopped." if stopped else "Fanfold was not running.")
 
 
 @app.command()
@@ -198,7 +222,7 @@ def search(  # noqa: PLR0913  # each is an option of the command
         SearchRequest.model_validate({"query": query, "limit": limit, **asked})
     except ValidationError as error:
         wrong = error.errors()[0]
-        raise typer.BadParameter(wrong["msg"], param_hint=str(wrong["loc"][0])) from error
+        raise typer.BadParameter(_said(wrong["msg"]), param_hint=str(wrong["loc"][0])) from error
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with _client() as client:
@@ -278,12 +302,13 @@ def _finding_json(finding: Finding, repaired: bool) -> dict[str, Any]:
     }
 
 
-def _print_json(value: BaseModel | dict[str, str] | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:
+def _print_json(value: BaseModel | Mapping[str, str | bool] | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:
     def plain(item: Any) -> Any:
         return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
 
-    shown = plain(value) if isinstance(value, BaseModel | dict) else [plain(item) for item in value]
+    shown = plain(value) if isinstance(value, BaseModel | Mapping) else [plain(item) for item in value]
     sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
@@ -297,11 +322,16 @@ def main() -> None:
         if error.title != Settings.__name__:
             raise
         for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            given = f"FANFOLD_{name}={problem['input']}: " if name else ""
-            wrong = problem["msg"].removeprefix("Value error, ")
-            err.print(f"[bold red]fanfold:[/] {escape(given + wrong)}", soft_wrap=True)
+            name = "_".join(str(part) for part in problem["loc"])
+            value = "" if name in SECRET_SETTINGS else f"={problem['input']}"
+            given = f"FANFOLD_{name.upper()}{value}: " if name else ""
+            err.print(f"[bold red]fanfold:[/] {escape(given + _said(problem['msg']))}", soft_wrap=True)
         sys.exit(2)
+
+
+def _said(message: str) -> str:
+    """A validator's own words, without what pydantic puts before them."""
+    return message.removeprefix("Value error, ")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ MAX_WAIT_S = 60.0
 MAX_CURSOR_CHARACTERS = 200
 MAX_POSITION = 2**31 - 1
 MAX_KEY_CHARACTERS = 255
+FOREIGN_CURSOR = "The cursor is not one that this service gave. Send `next_cursor` of the answer before, or none."
 METADATA_HEADER = "Fanfold-Metadata"
 JOB_ID, DOCUMENT_ID = "5f2c6f0e-7a39-4e53-9f0b-6a2a7c1f6c55", "9c56cc51b374c3ba189210d5b6d4bf57"  # examples
 
@@ -298,9 +299,9 @@ def decode_cursor(cursor: str | None) -> tuple[datetime, str] | None:
         position = datetime.fromisoformat(created_at)
         position.astimezone(UTC)
     except (binascii.Error, ValueError, OverflowError) as error:
-        raise BadCursor("The cursor is not one that this service gave.") from error
+        raise BadCursor(FOREIGN_CURSOR) from error
     if position.tzinfo is None:
-        raise BadCursor("The cursor is not one that this service gave.")
+        raise BadCursor(FOREIGN_CURSOR)
     return position, name
 
 
@@ -309,5 +310,5 @@ def decode_number(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not (cursor.isascii() and cursor.isdecimal()) or int(cursor) > MAX_POSITION:
-        raise BadCursor("The cursor is not one that this service gave.")
+        raise BadCursor(FOREIGN_CURSOR)
     return int(cursor)
