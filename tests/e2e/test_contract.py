@@ -1,5 +1,6 @@
 """The running service against its own OpenAPI: schemathesis asks whatever the document allows, and what it does not."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ CHECKS = (
     "response_schema_conformance",
     "response_headers_conformance",
 )
-EXAMPLES = 20
-DONE = "17 selected / 17 total"
+EXAMPLES = 12
+TIMEOUT_S = 240
 
 
 def test_nothing_is_answered_that_openapi_does_not_say(cluster: Cluster, tmp_path: Path) -> None:
@@ -37,7 +38,9 @@ def test_nothing_is_answered_that_openapi_does_not_say(cluster: Cluster, tmp_pat
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert asked.returncode == 0, asked.stdout
-    assert DONE in asked.stdout, asked.stdout
+    [(selected, total)] = re.findall(r"(\d+) selected / (\d+) total", asked.stdout)
+    assert selected == total == "17", asked.stdout

@@ -1,5 +1,6 @@
 """The README's pictures of the web page (`make screenshots`), of the samples and a scan with a damaged page."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.pdfs import with_damaged_page
 PICTURES = Path(__file__).parents[2] / "docs" / "screenshots"
 MOST_BYTES = 150_000
 WINDOW = (1100, 760)
+TALL = (1100, 1150)
+QUERY = "reading the barometer"
 PHONE = (390, 760)
 DAMAGED = "survey of 1931.pdf"
 pytestmark = pytest.mark.screenshots
@@ -45,25 +48,27 @@ def test_the_pictures_of_the_readme(browser: Browser, cluster: Cluster, works: l
         expect(person.page.locator("#uploads")).to_be_hidden()
         failed = person.job(DAMAGED)
         expect(failed.locator(".cell[data-state=failed]")).to_have_count(1)
-        failed.locator(".cell button").hover()
+        failed.locator(".cell button").focus()
+        person.page.set_viewport_size({"width": TALL[0], "height": TALL[1]})
         take(person, "jobs")
-        person.await_end(works[2].name)
-        hits = person.search("altitude sickness remedy")
+        person.page.set_viewport_size({"width": WINDOW[0], "height": WINDOW[1]})
+        hits = person.search(QUERY)
         take(person, "search")
-        person.open_hit(hits.first)
-        take(person, "viewer", where_it_is=True)
+        boxes = person.open_hit(hits.filter(has_text=re.compile(r"field-guide\.pdf, page \d")).first)
+        expect(boxes.first).to_be_visible()
+        take(person, "viewer")
     with visitor(browser, url, size=PHONE, dark=True) as person:
         expect(person.page.locator("#jobs .job").first).to_be_visible()
-        person.search("altitude sickness remedy")
+        person.search(QUERY)
         take(person, "phone")
     assert sorted(path.stem for path in PICTURES.glob("*.png")) == ["jobs", "phone", "search", "viewer"]
 
 
-def take(person: Visitor, name: str, *, where_it_is: bool = False) -> None:
-    """Take a picture, from the top of the page unless it shall stay where it is; refuse one that is large."""
+def take(person: Visitor, name: str) -> None:
+    """Take a picture from the top of the page, with nothing pointed at; refuse one that is large."""
     PICTURES.mkdir(exist_ok=True)
-    if not where_it_is:
-        person.page.evaluate("scrollTo(0, 0)")
+    person.page.mouse.move(0, 0)
+    person.page.evaluate("scrollTo(0, 0)")
     path = PICTURES / f"{name}.png"
     person.page.screenshot(path=path, animations="disabled", caret="hide")
     assert path.stat().st_size < MOST_BYTES, f"{name} is too large for a README"
