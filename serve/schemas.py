@@ -22,6 +22,7 @@ from ingest.model import (
 )
 from ingest.pages import PageState, PageStatus
 from ingest.stages.marks import Mark
+from serve import examples
 from serve.refusals import BadCursor
 
 DEFAULT_LIMIT = 50
@@ -32,7 +33,6 @@ MAX_POSITION = 2**31 - 1
 MAX_KEY_CHARACTERS = 255
 FOREIGN_CURSOR = "The cursor is not one that this service gave. Send `next_cursor` of the answer before, or none."
 METADATA_HEADER = "Fanfold-Metadata"
-JOB_ID, DOCUMENT_ID = "5f2c6f0e-7a39-4e53-9f0b-6a2a7c1f6c55", "9c56cc51b374c3ba189210d5b6d4bf57"  # examples
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Most items in one answer.")]
 Cursor = Annotated[
@@ -49,6 +49,8 @@ class Schema(BaseModel):
 class Problem(Schema):
     """An error, as RFC 9457 (Problem Details for HTTP APIs) shapes it."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.PROBLEM))
+
     type: str = Field(description="Which kind of problem; stable, for programs.", examples=["urn:fanfold:not-a-pdf"])
     title: str = Field(description="The kind in words.", examples=["Not a PDF"])
     status: int = Field(description="The HTTP status.", examples=[400])
@@ -59,8 +61,10 @@ class Problem(Schema):
 class SubmitView(Schema):
     """The answer to a submit."""
 
-    job_id: str = Field(examples=[JOB_ID])
-    document_id: str = Field(examples=[DOCUMENT_ID])
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.SUBMITTED))
+
+    job_id: str = Field(examples=[examples.JOB_ID])
+    document_id: str = Field(examples=[examples.DOCUMENT_ID])
     state: JobState
     created: bool = Field(description="False when an existing job does, or did, the same.")
 
@@ -76,6 +80,8 @@ class FileAnswer(Schema):
 
 class FileAnswers(Schema):
     """The answer to several files, in their order."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.FILE_ANSWERS))
 
     files: list[FileAnswer]
 
@@ -108,6 +114,8 @@ class ProgressView(Schema):
 class JobView(Schema):
     """A job."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.JOB))
+
     job_id: str
     document_id: str
     filename: str
@@ -138,6 +146,8 @@ class JobView(Schema):
 
 class JobPage(Schema):
     """Jobs, newest first."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.JOBS))
 
     jobs: list[JobView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
@@ -170,6 +180,8 @@ class PageView(Schema):
 class PageList(Schema):
     """A job's pages in order; none before they were counted."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.PAGES))
+
     pages: list[PageView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
@@ -191,11 +203,15 @@ class MarkView(Schema):
 class MarkList(Schema):
     """Where a chunk's text lies on a page, a box a line."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.MARKS))
+
     marks: list[MarkView]
 
 
 class ServiceView(Schema):
     """What a client has to know of the service."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.SERVICE))
 
     version: str
     tenant: str = Field(description="Whose documents the caller sees.")
@@ -206,6 +222,8 @@ class ServiceView(Schema):
 
 class DocumentView(Schema):
     """A document."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.DOCUMENT))
 
     document_id: str
     filename: str
@@ -227,12 +245,16 @@ class DocumentView(Schema):
 class DocumentPage(Schema):
     """Documents, newest first."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.DOCUMENTS))
+
     documents: list[DocumentView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
 
 class DeletionView(Schema):
     """The answer to a delete."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.DELETED))
 
     document_id: str
     deleted_at: AwareDatetime
@@ -274,12 +296,16 @@ class ChunkView(Schema):
 class ChunkPage(Schema):
     """Chunks in the document's order."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.CHUNKS))
+
     chunks: list[ChunkView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
 
 class Readiness(Schema):
     """Whether everything that a job needs answers."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.NOT_READY))
 
     ready: bool
     down: dict[str, str] = Field(description="What does not answer, and why.")

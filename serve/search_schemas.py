@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from ingest.metadata import INT64, Conditions
+from serve import examples
 from serve.schemas import Schema
 
 MAX_HITS = 100
@@ -208,6 +209,8 @@ class DocumentHits(Schema):
 
 class SearchResponse(Schema):
     """What was found, best first."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.FOUND))
 
     hits: list[Hit]
     groups: list[DocumentHits] | None = Field(None, description="The same hits by document, if that was asked for.")

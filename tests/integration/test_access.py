@@ -200,3 +200,10 @@ def test_a_hostile_key_is_only_wrong(web: Web) -> None:
     for key in ("", " ", "\x7f", "é", "a" * 60_000, json.dumps({"$ne": None})):
         answer = web.client().get("/v1/jobs", headers={b"authorization": b"Bearer " + key.encode()})
         assert answer.status_code == 401
+
+
+def test_no_key_is_answered(web: Web, acme: Job) -> None:
+    """Known or wrong, refused or served, a key comes back in no answer."""
+    for key in (KEYS["acme"], "fanfold_almost_right"):
+        answers = [call(web.client(key), *route, acme) for route in routes(web)]
+        assert [answer.url for answer in answers if key in answer.text + str(answer.headers)] == []
