@@ -1,9 +1,10 @@
 """The running service against its own OpenAPI: schemathesis asks whatever the document allows, and what it does not."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
+
+import httpx
 
 from tests.clusters import Cluster
 from tests.pdfs import pdf_of
@@ -42,5 +43,6 @@ def test_nothing_is_answered_that_openapi_does_not_say(cluster: Cluster, tmp_pat
         check=False,
     )
     assert asked.returncode == 0, asked.stdout
-    [(selected, total)] = re.findall(r"(\d+) selected / (\d+) total", asked.stdout)
-    assert selected == total == "17", asked.stdout
+    paths = httpx.get(f"{cluster.settings.http_url}/openapi.json").json()["paths"]
+    count = sum(len(methods) for methods in paths.values())
+    assert f"{count} selected / {count} total" in asked.stdout

@@ -1,4 +1,4 @@
-"""The README's pictures of the web page (`make screenshots`), of the samples and a scan with a damaged page."""
+"""The README's pictures of the web page (`make screenshots`), of two samples and a PDF with a damaged page."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser import JOB_MS, Visitor, chromium, visitor
 from tests.clusters import Cluster
-from tests.pdfs import with_damaged_page
+from tests.pdfs import pdf_of, with_damaged_page
 
 PICTURES = Path(__file__).parents[2] / "docs" / "screenshots"
 MOST_BYTES = 150_000
@@ -18,7 +18,7 @@ TALL = (1100, 1150)
 QUERY = "reading the barometer"
 PHONE = (390, 760)
 DAMAGED = "survey of 1931.pdf"
-pytestmark = pytest.mark.screenshots
+pytestmark = [pytest.mark.screenshots, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,11 @@ def browser() -> Iterator[Browser]:
 def works(sample_pdfs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """In the order in which they are added: the last is shown first."""
     damaged = tmp_path_factory.mktemp("pictures") / DAMAGED
-    damaged.write_bytes(with_damaged_page((sample_pdfs / "inventory.pdf").read_bytes(), page_number=5))
-    return [sample_pdfs / "field-guide.pdf", damaged, sample_pdfs / "letters.pdf"]
+    pages = pdf_of(
+        [f"Triangulation station {number}: cairn on the summit, iron bolt in the rock." for number in range(1, 9)]
+    )
+    damaged.write_bytes(with_damaged_page(pages, page_number=5))
+    return [sample_pdfs / "field-guide.pdf", damaged, sample_pdfs / "inventory.pdf"]
 
 
 def test_the_pictures_of_the_readme(browser: Browser, cluster: Cluster, works: list[Path]) -> None:

@@ -1,19 +1,14 @@
 """The web page of a service with API keys, in a browser; the service is served without a cluster."""
 
-import threading
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from playwright.sync_api import expect
 
-from cluster.ports import free_port
 from ingest.settings import Settings
 from ingest.stores import Stores
 from tests.browser import DESKTOP, Visitor, chromium
-from tests.integration.web import API_KEYS, KEYS, Web
-
-START_TIMEOUT_S = 20
+from tests.integration.web import API_KEYS, KEYS, Web, serving
 
 
 @pytest.fixture
@@ -21,13 +16,8 @@ def url(stores: Stores, settings: Settings) -> Iterator[str]:
     """Where a service with two tenants answers; the first one has a document."""
     web = Web(stores, settings.model_copy(update={"api_keys": API_KEYS}))
     web.ingest("the merger with initech", tenant="acme")
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(web.app, host="127.0.0.1", port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(START_TIMEOUT_S)
+    with serving(web) as address:
+        yield address
 
 
 def test_the_page_asks_for_a_key_and_shows_what_it_opens(url: str) -> None:
