@@ -8,7 +8,7 @@ READY  := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check format corpus crash bench lock clean
+.PHONY: help install demo up test check format corpus crash bench screenshots lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,7 @@ up: $(READY)  ## Start Fanfold and serve until Ctrl-C
 	$(BIN)/fanfold up
 
 test: $(READY)  ## Run all tests but the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not screenshots"
 
 check: $(READY)  ## Lint, format, types, import rules
 	$(BIN)/ruff check
@@ -58,6 +58,9 @@ bench: $(READY)  ## Measure: against a plain loop over the same libraries
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.cancel
 	$(BIN)/python -m benchmarks.search_quality
+
+screenshots: $(READY)  ## Take the README's pictures of the web page again
+	$(BIN)/pytest -m screenshots tests/e2e/test_screenshots.py
 
 lock:  ## Resolve the dependencies again and write requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

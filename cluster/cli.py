@@ -1,26 +1,29 @@
 """The command line: `fanfold`. Thin: each command calls the service, and prints what it says."""
 
 import json
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version as package_version
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, ValidationError
+from rich.markup import escape
 
 from cluster import batch, display
 from cluster.drain import connected_drain
 from cluster.filters import parse_pages, parse_where
 from cluster.instance import adopt_ray_auth, only_instance, stop_instance, tell_addresses
-from cluster.terminal import AsJson, err, out, plain_errors
+from cluster.terminal import AsJson, err, out, plain_errors, said
 from ingest.apikeys import ApiKey, digest, new_key
 from ingest.findings import Finding
 from ingest.model import DEFAULT_TENANT, JobState
-from ingest.settings import Settings
+from ingest.settings import Settings, unknown_settings
 from serve.client import Client, ServiceError
 from serve.search_schemas import SearchMode, SearchOptions, SearchRequest
 
@@ -30,14 +33,30 @@ app = typer.Typer(
     name="fanfold",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="PDFs in, searchable text out, and the truth about it.",
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"fanfold {package_version('fanfold')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def fanfold(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """PDFs in, searchable text out, and the truth about it."""
+
+
 @app.command()
-def up() -> None:
+def up(as_json: AsJson = False) -> None:
     """Start Fanfold here (Ray, the stores that are not set, the service), and serve until Ctrl-C."""
     settings = Settings()
+    for warning in unknown_settings(os.environ):
+        err.print(f"[bold yellow]fanfold:[/] {escape(warning)}", soft_wrap=True)
     from cluster.service import running  # noqa: PLC0415  # imports Ray: seconds that the other commands do not need
     from ingest.telemetry import configure_logging  # noqa: PLC0415
 
@@ -48,19 +67,25 @@ def up() -> None:
             signal.signal(number, lambda _number, _frame: stopping.set())
         tell_addresses(settings.home, service.addresses)
         step("")
-        out.print(display.started(settings, service.dashboard_url))
+        if as_json:
+            _print_json(display.places(settings, service.dashboard_url))
+        else:
+            out.print(display.started(settings, service.dashboard_url))
         while not stopping.wait(KEEP_ALIVE_S):
             service.keep_alive()
         step("stopping: jobs that run are given back to the queue")
-    out.print("Fanfold has stopped.")
+    err.print("Fanfold has stopped.")
 
 
 @app.command()
-def down() -> None:
+def down(as_json: AsJson = False) -> None:
     """Stop the Fanfold that runs on this data directory; its jobs go on at the next start."""
     with err.status("Stopping"):
         stopped = stop_instance(Settings().home, timeout_s=STOP_TIMEOUT_S)
-    out.print("Fanfold has stopped." if stopped else "Fanfold was not running.")
+    if as_json:
+        _print_json({"stopped": stopped})
+    else:
+        out.print("Fanfold has stopped." if stopped else "Fanfold was not running.")
 
 
 @app.command()
@@ -196,7 +221,7 @@ def search(  # noqa: PLR0913  # each is an option of the command
         SearchRequest.model_validate({"query": query, "limit": limit, **asked})
     except ValidationError as error:
         wrong = error.errors()[0]
-        raise typer.BadParameter(wrong["msg"], param_hint=str(wrong["loc"][0])) from error
+        raise typer.BadParameter(said(wrong["msg"]), param_hint=str(wrong["loc"][0])) from error
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with _client() as client:
@@ -259,12 +284,13 @@ def _finding_json(finding: Finding, repaired: bool) -> dict[str, Any]:
     }
 
 
-def _print_json(value: BaseModel | dict[str, Any] | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:
+def _print_json(value: BaseModel | Mapping[str, Any] | Sequence[BaseModel] | Sequence[dict[str, Any]]) -> None:
     def plain(item: Any) -> Any:
         return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
 
-    shown = plain(value) if isinstance(value, BaseModel | dict) else [plain(item) for item in value]
+    shown = plain(value) if isinstance(value, BaseModel | Mapping) else [plain(item) for item in value]
     sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 def main() -> None:

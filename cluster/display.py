@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from pydantic import BaseModel
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
@@ -31,9 +33,39 @@ STATE_STYLE = {
     JobState.FAILED: "bold red",
     JobState.CANCELLED: "yellow",
 }
-JOB_ID_CHARACTERS = 36
-DOCUMENT_ID_CHARACTERS = 32
-FILENAME_CHARACTERS = 28
+FILE_COLUMN, STATE_COLUMN, GAP = 1, 2, 2
+SHORTEST_FILENAME, LONGEST_FILENAME = 8, 40
+
+
+class Row(NamedTuple):
+    """A line of a listing: its cells in Rich's markup, and what is said below it."""
+
+    cells: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A table of ids, file names and facts. Where the terminal is narrow only the name is cut: ids are copied."""
+
+    titles: Sequence[str]
+    rows: Sequence[Row]
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines, as Rich asks for them."""
+        lines = [[Text(title, "bold") for title in self.titles]]
+        lines += [[Text.from_markup(cell, emoji=False) for cell in row.cells] for row in self.rows]
+        widths = [max(line[column].cell_len for line in lines) for column in range(len(self.titles))]
+        widths[FILE_COLUMN] = min(widths[FILE_COLUMN], LONGEST_FILENAME)
+        missing = sum(widths) + GAP * (len(widths) - 1) - options.max_width
+        widths[FILE_COLUMN] = max(widths[FILE_COLUMN] - max(missing, 0), SHORTEST_FILENAME)
+        for line, note in zip(lines, ["", *(row.note for row in self.rows)], strict=True):
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True)):
+                cell.truncate(width, overflow="ellipsis")
+                cell.align("right" if column > STATE_COLUMN else "left", width)
+            yield Text(" " * GAP, no_wrap=True).join(line)
+            if note:
+                yield Padding(Text(note, "red"), (0, 0, 0, GAP))
 
 
 @contextmanager
@@ -51,12 +83,24 @@ def steps(console: Console, title: str) -> Iterator[Callable[[str], None]]:
         yield step
 
 
-def started(settings: Settings, dashboard_url: str) -> RenderableType:
+def places(settings: Settings, dashboard_url: str) -> dict[str, str]:
     """Where everything is, once it runs."""
+    return {
+        "page": settings.http_url,
+        "api": f"{settings.http_url}/docs",
+        "dashboard": dashboard_url,
+        "data": str(settings.home),
+    }
+
+
+def started(settings: Settings, dashboard_url: str) -> RenderableType:
+    """The same for people, and what to do next."""
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("API", f"{settings.http_url}/docs")
-    rows.add_row("Ray dashboard", dashboard_url)
-    rows.add_row("Data", str(settings.home))
+    titles = {"page": "Web page", "api": "API", "dashboard": "Ray dashboard", "data": "Data"}
+    for name, place in places(settings, dashboard_url).items():
+        rows.add_row(titles[name], Text(place))
+    if settings.api_keys:
+        rows.add_row("Open to", f"holders of {count(len(settings.api_keys), 'API key')}")
     rows.add_row("Try", '[bold]fanfold ingest FILE.pdf[/], then [bold]fanfold search "words"[/]')
     return Panel(rows, title="Fanfold is up", subtitle="Ctrl-C stops it", border_style="green", expand=False)
 
@@ -76,25 +120,21 @@ def drained(ended: Drained) -> str:
 
 
 def job_table(jobs: Sequence[JobView]) -> RenderableType:
-    """One row a job."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("JOB", min_width=JOB_ID_CHARACTERS)
-    table.add_column("FILE", max_width=FILENAME_CHARACTERS, no_wrap=True, overflow="ellipsis")
-    for column in ("STATE", "%", "PAGES", "AGE"):
-        table.add_column(column, no_wrap=True, justify="left" if column == "STATE" else "right")
-    table.add_column("ERROR")
-    for job in jobs:
-        progress = job.progress
-        table.add_row(
-            job.job_id,
-            escape(job.filename),
-            styled(job.state),
-            f"{progress.percent:.0f}",
-            f"{progress.pages_done}/{progress.pages_total}",
-            _age(job.created_at),
-            "" if job.error is None else escape(job.error.message),
+    """One row a job, and below it why it failed."""
+    rows = [
+        Row(
+            (
+                job.job_id,
+                escape(job.filename),
+                styled(job.state),
+                f"{job.progress.pages_done}/{job.progress.pages_total}",
+                _age(job.created_at),
+            ),
+            "" if job.error is None else job.error.message,
         )
-    return table if jobs else Text("No jobs.", style="dim")
+        for job in jobs
+    ]
+    return Listing(("JOB", "FILE", "STATE", "PAGES", "AGE"), rows) if jobs else Text("No jobs.", style="dim")
 
 
 def job_details(job: JobView) -> RenderableType:
@@ -129,28 +169,29 @@ def job_details(job: JobView) -> RenderableType:
 
 def document_table(documents: Sequence[DocumentView]) -> RenderableType:
     """One row a document."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("DOCUMENT", min_width=DOCUMENT_ID_CHARACTERS)
-    table.add_column("FILE", max_width=FILENAME_CHARACTERS, no_wrap=True, overflow="ellipsis")
-    for column in ("PAGES", "CHUNKS", "AGE"):
-        table.add_column(column, no_wrap=True, justify="right")
-    for document in documents:
-        table.add_row(
-            document.document_id,
-            escape(document.filename),
-            "" if document.page_count is None else str(document.page_count),
-            str(document.chunk_count) if document.published_revision is not None else "[dim]not published[/]",
-            _age(document.created_at),
+    rows = [
+        Row(
+            (
+                document.document_id,
+                escape(document.filename),
+                "[green]yes[/]" if document.published_revision is not None else "[dim]no[/]",
+                "" if document.page_count is None else str(document.page_count),
+                str(document.chunk_count),
+                _age(document.created_at),
+            )
         )
-    return table if documents else Text("No documents.", style="dim")
+        for document in documents
+    ]
+    titles = ("DOCUMENT", "FILE", "SEARCHABLE", "PAGES", "CHUNKS", "AGE")
+    return Listing(titles, rows) if documents else Text("No documents.", style="dim")
 
 
 def made_key(api_key: str, entry: str) -> RenderableType:
-    """A new key, and what to do with it; the lines that are copied are not broken."""
+    """A new key, and what to do with it: lines that a shell can read, none of them broken."""
     return Group(
-        Text("The key, for the caller. It is shown once:", style="dim"),
+        Text("# The key, for the caller. It is shown once:", style="dim"),
         Text(f"export FANFOLD_API_KEY={api_key}"),
-        Text("Its entry, for the service; several are parted by commas:", style="dim"),
+        Text("# Its entry, for the service; several are parted by commas:", style="dim"),
         Text(f"export FANFOLD_API_KEYS={entry}"),
     )
 
@@ -158,7 +199,7 @@ def made_key(api_key: str, entry: str) -> RenderableType:
 def search_results(found: SearchResponse) -> RenderableType:
     """The hits, best first, or the documents with theirs: where, how well it fits, and the words that were found."""
     if not found.hits:
-        return Text("Nothing found. Is anything ingested? See: fanfold jobs", style="yellow")
+        return Text("Nothing found. Try other words or fewer filters; what there is: fanfold documents", style="yellow")
     parts: list[RenderableType] = []
     if found.groups is None:
         for rank, hit in enumerate(found.hits, 1):

@@ -1,5 +1,6 @@
 """One running Fanfold: Ray, the embedded stores, the supervisor, the HTTP interface; started and stopped in order."""
 
+import errno
 import logging
 import os
 import socket
@@ -22,7 +23,7 @@ from cluster.composition import Blueprint, enter, prepare, refuse_dead_stores, r
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
 from cluster.flags import raise_flag, start_flags, stop_flags
 from cluster.instance import Addresses
-from cluster.ports import free_port, is_free
+from cluster.ports import free_port, is_free, why_not_free
 from cluster.supervisor import probe_supervisors, refuse_second_supervisor, start_supervisors, stop_supervisors
 from cluster.views import RayPageViewer
 from ingest.errors import ConfigurationError
@@ -39,6 +40,7 @@ from serve.service import Service
 OBJECT_STORE_BYTES = 256 * 1024**2  # Ray's own; Fanfold moves keys through it, not data
 IDLE_WORKERS_PER_CPU = 4  # OCR models take seconds to load: keep their processes
 READY_TIMEOUT_S = 120.0
+PATIENT_SERVE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}  # 5 s otherwise: a busy machine's proxies need more
 READY_POLL_S = 0.2
 CONNECT_TIMEOUT_S = 5.0
 Report = Callable[[str], None]
@@ -135,10 +137,17 @@ def refuse_open_address(settings: Settings) -> None:
 
 
 def _refuse_taken_port(settings: Settings) -> None:
-    if not is_free(settings.http_host, settings.http_port):
+    error = why_not_free(settings.http_host, settings.http_port)
+    if error is None:
+        return
+    if error.errno == errno.EADDRINUSE:
         raise ConfigurationError(
             f"Port {settings.http_port} is taken by another program. Set FANFOLD_HTTP_PORT to a free one."
         )
+    raise ConfigurationError(
+        f"Nothing can listen at FANFOLD_HTTP_HOST={settings.http_host}, FANFOLD_HTTP_PORT={settings.http_port}: "
+        f"{error.strerror}."
+    )
 
 
 def _refuse_dead_address(address: str) -> None:
@@ -170,7 +179,7 @@ def _start_ray(settings: Settings) -> Any:
     wanted = settings.dashboard_port
     dashboard_port = wanted if is_free("127.0.0.1", wanted) else free_port()
     idle_workers = IDLE_WORKERS_PER_CPU * (settings.num_cpus or os.cpu_count() or 1)
-    with _inherited(proxy_environment(settings)):
+    with _inherited(proxy_environment(settings) | PATIENT_SERVE):
         return ray.init(
             address="local",
             num_cpus=settings.num_cpus,

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from ingest.errors import FanfoldError
-from ingest.settings import Settings
+from ingest.settings import SECRET_SETTINGS, Settings
 from serve.client import ServiceError
 
 USAGE = 2  # exit code of what was typed, set or found wrong before any work; also when the service does not answer
 STOPPED = 130  # exit code after a signal
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)  # `:name:` in a file name or a setting stays what it is
+err = Console(stderr=True, emoji=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -33,8 +33,13 @@ def plain_errors() -> Iterator[None]:
         if error.title != Settings.__name__:
             raise
         for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            given = f"FANFOLD_{name}={problem['input']}: " if name else ""
-            wrong = problem["msg"].removeprefix("Value error, ")
-            err.print(f"[bold red]fanfold:[/] {escape(given + wrong)}", soft_wrap=True)
+            name = "_".join(str(part) for part in problem["loc"])
+            value = "" if name in SECRET_SETTINGS else f"={problem['input']}"
+            given = f"FANFOLD_{name.upper()}{value}: " if name else ""
+            err.print(f"[bold red]fanfold:[/] {escape(given + said(problem['msg']))}", soft_wrap=True)
         sys.exit(USAGE)
+
+
+def said(message: str) -> str:
+    """A validator's own words, without what pydantic puts before them."""
+    return message.removeprefix("Value error, ")

@@ -24,7 +24,9 @@ class ApiKey(NamedTuple):
     @classmethod
     def parse(cls, entry: str) -> "ApiKey":
         """From an entry of FANFOLD_API_KEYS, `tenant:sha256`. Raises `ConfigurationError`."""
-        tenant, _, sha256 = entry.partition(":")
+        tenant, colon, sha256 = entry.partition(":")
+        if not colon:
+            raise ConfigurationError("An entry is tenant:sha256, not a key. Make both with: fanfold key TENANT")
         if not _TENANT.fullmatch(tenant):
             raise ConfigurationError(
                 f"{tenant!r} cannot name a tenant: 1 to 63 of a-z, 0-9, dot, dash, underscore; a letter or digit first."

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ingest.checkpoints import Checkpoints
-from ingest.errors import ObjectMissing
+from ingest.errors import ObjectMissing, PageUnreadable
+from ingest.failures import failed_page
 from ingest.model import FailedPage, Job, Page, Route, Stage, StageStatus
 from ingest.stores import Stores
 
@@ -55,6 +56,8 @@ def _routes(checkpoints: Checkpoints) -> list[Page]:
 
 
 def _status(number: int, page: Page | None, failure: FailedPage | None, *, waits: bool) -> PageStatus:
+    if failure is None and page is not None and page.route is Route.UNREADABLE:  # known before the job lists it
+        failure = failed_page(number, PageUnreadable(page.reason))
     state = PageState.FAILED if failure is not None else PageState.WAITING if waits else PageState.READ
     if page is None:
         return PageStatus(number, state, failure=failure)

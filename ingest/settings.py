@@ -4,6 +4,8 @@ Environment variables carry the prefix `FANFOLD_`: `FANFOLD_HTTP_PORT=9000 fanfo
 """
 
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ingest.apikeys import ApiKey
 from ingest.errors import ConfigurationError
 
+SECRET_SETTINGS = frozenset({"api_key", "api_keys", "mongodb_uri", "qdrant_api_key", "webhook_url", "webhook_secret"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not listened on
 INSPECT_START_FACTOR = 4  # opening and repairing a broken PDF may take longer than reading one of its pages
 _BUCKET_URL = re.compile(r"s3://[a-z0-9{][a-z0-9.{}-]*(/[^?#]*)?")
@@ -174,6 +177,16 @@ class Settings(BaseSettings):
         """Where this machine's programs find the service."""
         host = "127.0.0.1" if self.http_host in ANY_ADDRESS else self.http_host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.http_port}"
+
+
+def unknown_settings(environment: Mapping[str, str]) -> list[str]:
+    """What to say about each `FANFOLD_` variable that is no setting; its value is not said."""
+    known = {f"FANFOLD_{name.upper()}" for name in Settings.model_fields}
+    said = []
+    for name in sorted(name for name in environment if name.startswith("FANFOLD_") and name not in known):
+        meant = "".join(f" Do you mean {close}?" for close in get_close_matches(name, known, n=1))
+        said.append(f"{name} is no setting and changes nothing.{meant}")
+    return said
 
 
 def _listed(value: str) -> tuple[str, ...]:

@@ -4,27 +4,41 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import httpx
 
+from cluster.instance import only_instance
 from cluster.ports import free_port
+from ingest.errors import Conflict
 from samples.build import build
 
 READY_TIMEOUT_S = 180.0
 SEARCHES = ("How is the underground reservoir kept hygienic?", "What did the physician advise for altitude sickness?")
 FANFOLD = str(Path(sys.executable).with_name("fanfold"))
+ROOT = Path(__file__).parents[1]
+HOME = ROOT / "build" / "demo"
+GO_ON = """
+The three documents are still there. To look at them, and at each hit on its page, in a browser:
+
+  . .venv/bin/activate
+  export FANFOLD_DATA_DIR={home} FANFOLD_KEEP_SOURCE=true
+  fanfold up                          # then open http://127.0.0.1:8000
+
+Without these two variables Fanfold starts empty, in ~/.fanfold. `rm -r {home}` removes the demonstration."""
 
 
 def main() -> int:
-    """Run the demonstration in a data directory of its own, and leave nothing behind."""
+    """Run the demonstration in a data directory of its own, from its beginning, and say how to go on."""
     pdfs = Path(__file__).parent / "pdf"
     build(pdfs)
-    home = Path(tempfile.mkdtemp(prefix="fanfold-demo-"))
+    if HOME.exists():
+        _refuse_running()
+        shutil.rmtree(HOME)
     environment = os.environ | {
-        "FANFOLD_DATA_DIR": str(home),
+        "FANFOLD_DATA_DIR": str(HOME),
+        "FANFOLD_KEEP_SOURCE": "true",  # the page shows hits on their pages
         "FANFOLD_HTTP_PORT": str(free_port()),
         "FANFOLD_RAY_ADDRESS": "local",
     }
@@ -37,8 +51,17 @@ def main() -> int:
     finally:
         _run(environment, "down")
         service.wait()
-        shutil.rmtree(home)
+    print(GO_ON.format(home=HOME.relative_to(Path.cwd()) if HOME.is_relative_to(Path.cwd()) else HOME))
     return max(codes)
+
+
+def _refuse_running() -> None:
+    """Nobody's running service loses its data: somebody may have gone on with the last demonstration."""
+    try:
+        with only_instance(HOME):
+            pass
+    except Conflict as error:
+        raise SystemExit(f"{error} The demonstration's data are in use: FANFOLD_DATA_DIR={HOME}") from error
 
 
 def _wait_until_ready(service: subprocess.Popen[bytes], environment: dict[str, str]) -> None:

@@ -20,6 +20,12 @@ HEADERS = {
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "5"},
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
 }
+WORDS = {
+    "extra_forbidden": "There is no such field. The fields are described at /docs.",
+    "json_invalid": "This is not JSON.",
+    "missing": "This has to be given.",
+    "model_attributes_type": "Send a JSON object, as Content-Type: application/json.",
+}
 log = get_logger()
 
 
@@ -57,9 +63,9 @@ def status_of(error: errors.FanfoldError) -> HTTPStatus:
 
 
 def kind_of(error: type[Exception]) -> tuple[str, str]:
-    """The problem's `type` and `title`: `NotAPdf` is `urn:fanfold:not-a-pdf`, "Not a pdf"."""
+    """The problem's `type` and `title`: `NotAPdf` is `urn:fanfold:not-a-pdf`, "Not a PDF"."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", error.__name__).lower()
-    return f"urn:fanfold:{words.replace(' ', '-')}", words.capitalize()
+    return f"urn:fanfold:{words.replace(' ', '-')}", re.sub(r"\bpdf\b", "PDF", words.capitalize())
 
 
 def problem_of(error: errors.FanfoldError) -> Problem:
@@ -89,17 +95,23 @@ async def _fanfold_error(_request: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+    found = [f"{'.'.join(str(part) for part in item['loc'])}: {_words_of(item)}" for item in error.errors()]
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     return _answer(
         Problem(type="urn:fanfold:invalid-request", title="Invalid request", status=status, detail="; ".join(found))
     )
 
 
+def _words_of(found: dict[str, Any]) -> str:
+    """What is wrong with a part of the request, for whoever has sent it."""
+    return WORDS.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
+
+
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     title = HTTPStatus(error.status_code).phrase
-    answer = _answer(Problem(type="about:blank", title=title, status=error.status_code, detail=str(error.detail)))
+    detail = f"{error.detail}. What there is, is described at /docs." if error.detail == title else str(error.detail)
+    answer = _answer(Problem(type="about:blank", title=title, status=error.status_code, detail=detail))
     answer.headers.update(error.headers or {})
     return answer
 

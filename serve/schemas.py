@@ -23,6 +23,7 @@ from ingest.model import (
 from ingest.pages import PageState, PageStatus
 from ingest.stages.marks import Mark
 from ingest.turns import Priority
+from serve import examples
 from serve.refusals import BadCursor
 
 DEFAULT_LIMIT = 50
@@ -32,9 +33,9 @@ MAX_WAIT_S = 60.0
 MAX_CURSOR_CHARACTERS = 200
 MAX_POSITION = 2**31 - 1
 MAX_KEY_CHARACTERS = 255
+FOREIGN_CURSOR = "The cursor is not one that this service gave. Send `next_cursor` of the answer before, or none."
 METADATA_HEADER = "Fanfold-Metadata"
 PRIORITY_HEADER = "Fanfold-Priority"
-JOB_ID, DOCUMENT_ID = "5f2c6f0e-7a39-4e53-9f0b-6a2a7c1f6c55", "9c56cc51b374c3ba189210d5b6d4bf57"  # examples
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Most items in one answer.")]
 Cursor = Annotated[
@@ -51,6 +52,8 @@ class Schema(BaseModel):
 class Problem(Schema):
     """An error, as RFC 9457 (Problem Details for HTTP APIs) shapes it."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.PROBLEM))
+
     type: str = Field(description="Which kind of problem; stable, for programs.", examples=["urn:fanfold:not-a-pdf"])
     title: str = Field(description="The kind in words.", examples=["Not a PDF"])
     status: int = Field(description="The HTTP status.", examples=[400])
@@ -61,8 +64,10 @@ class Problem(Schema):
 class SubmitView(Schema):
     """The answer to a submit."""
 
-    job_id: str = Field(examples=[JOB_ID])
-    document_id: str = Field(examples=[DOCUMENT_ID])
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.SUBMITTED))
+
+    job_id: str = Field(examples=[examples.JOB_ID])
+    document_id: str = Field(examples=[examples.DOCUMENT_ID])
     state: JobState
     created: bool = Field(description="False when an existing job does, or did, the same.")
 
@@ -78,6 +83,8 @@ class FileAnswer(Schema):
 
 class FileAnswers(Schema):
     """The answer to several files, in their order."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.FILE_ANSWERS))
 
     files: list[FileAnswer]
 
@@ -110,6 +117,8 @@ class ProgressView(Schema):
 
 class JobView(Schema):
     """A job."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.JOB))
 
     job_id: str
     document_id: str
@@ -148,6 +157,8 @@ class JobView(Schema):
 class JobPage(Schema):
     """Jobs, newest first."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.JOBS))
+
     jobs: list[JobView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
@@ -155,7 +166,7 @@ class JobPage(Schema):
 class CancelRequest(Schema):
     """Jobs that shall stop."""
 
-    job_ids: list[str] = Field(min_length=1, max_length=MAX_CANCELS, examples=[[JOB_ID]])
+    job_ids: list[str] = Field(min_length=1, max_length=MAX_CANCELS, examples=[[examples.JOB_ID]])
 
 
 class CancelAnswer(Schema):
@@ -200,6 +211,8 @@ class PageView(Schema):
 class PageList(Schema):
     """A job's pages in order; none before they were counted."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.PAGES))
+
     pages: list[PageView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
@@ -221,11 +234,15 @@ class MarkView(Schema):
 class MarkList(Schema):
     """Where a chunk's text lies on a page, a box a line."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.MARKS))
+
     marks: list[MarkView]
 
 
 class ServiceView(Schema):
     """What a client has to know of the service."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.SERVICE))
 
     version: str
     tenant: str = Field(description="Whose documents the caller sees.")
@@ -237,6 +254,8 @@ class ServiceView(Schema):
 
 class DocumentView(Schema):
     """A document."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.DOCUMENT))
 
     document_id: str
     filename: str
@@ -258,12 +277,16 @@ class DocumentView(Schema):
 class DocumentPage(Schema):
     """Documents, newest first."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.DOCUMENTS))
+
     documents: list[DocumentView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
 
 class DeletionView(Schema):
     """The answer to a delete."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.DELETED))
 
     document_id: str
     deleted_at: AwareDatetime
@@ -305,12 +328,16 @@ class ChunkView(Schema):
 class ChunkPage(Schema):
     """Chunks in the document's order."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.CHUNKS))
+
     chunks: list[ChunkView]
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
 
 class Readiness(Schema):
     """Whether everything that a job needs answers."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.NOT_READY))
 
     ready: bool
     down: dict[str, str] = Field(description="What does not answer, and why.")
@@ -330,9 +357,9 @@ def decode_cursor(cursor: str | None) -> tuple[datetime, str] | None:
         position = datetime.fromisoformat(created_at)
         position.astimezone(UTC)
     except (binascii.Error, ValueError, OverflowError) as error:
-        raise BadCursor("The cursor is not one that this service gave.") from error
+        raise BadCursor(FOREIGN_CURSOR) from error
     if position.tzinfo is None:
-        raise BadCursor("The cursor is not one that this service gave.")
+        raise BadCursor(FOREIGN_CURSOR)
     return position, name
 
 
@@ -341,5 +368,5 @@ def decode_number(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not (cursor.isascii() and cursor.isdecimal()) or int(cursor) > MAX_POSITION:
-        raise BadCursor("The cursor is not one that this service gave.")
+        raise BadCursor(FOREIGN_CURSOR)
     return int(cursor)

@@ -4,9 +4,22 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict
 
-from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+    model_validator,
+)
 
 from ingest.metadata import INT64, Conditions
+from serve import examples
 from serve.schemas import Schema
 
 MAX_HITS = 100
@@ -26,10 +39,16 @@ def _unicode(text: str) -> str:
     return text
 
 
+def _plain(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("give text, a number, true or false")  # noqa: TRY004  # pydantic wants it so
+    return value
+
+
 _Text = Annotated[StrictStr, AfterValidator(_unicode)]
 _Int = Annotated[StrictInt, Field(ge=-INT64, lt=INT64)]
 _Float = Annotated[StrictFloat, Field(allow_inf_nan=False)]
-Scalar: TypeAlias = StrictBool | _Int | _Float | _Text
+Scalar: TypeAlias = Annotated[StrictBool | _Int | _Float | _Text, BeforeValidator(_plain)]
 Bound: TypeAlias = _Int | _Float | _Text
 
 
@@ -82,7 +101,24 @@ class ValueRange(Asked):
 
 
 MetadataName: TypeAlias = Annotated[str, Field(pattern=METADATA_NAME, max_length=MAX_NAME_CHARACTERS)]
-Wanted: TypeAlias = Scalar | Annotated[list[Scalar], Field(min_length=1, max_length=MAX_ALTERNATIVES)] | ValueRange
+_Alternatives: TypeAlias = Annotated[list[Scalar], Field(min_length=1, max_length=MAX_ALTERNATIVES)]
+
+
+def _form(wanted: Any) -> str:
+    """Which form of a condition is meant, so that what is wrong is said of that form alone."""
+    match wanted:
+        case list():
+            return "list"
+        case dict() | ValueRange():
+            return "range"
+        case _:
+            return "value"
+
+
+Wanted: TypeAlias = Annotated[
+    Annotated[Scalar, Tag("value")] | Annotated[_Alternatives, Tag("list")] | Annotated[ValueRange, Tag("range")],
+    Discriminator(_form),
+]
 
 
 class SearchRequest(Asked):
@@ -173,6 +209,8 @@ class DocumentHits(Schema):
 
 class SearchResponse(Schema):
     """What was found, best first."""
+
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.FOUND))
 
     hits: list[Hit]
     groups: list[DocumentHits] | None = Field(None, description="The same hits by document, if that was asked for.")

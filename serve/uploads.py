@@ -82,7 +82,9 @@ async def _form(request: Request, directory: Path, max_bytes: int) -> list[Uploa
     async with _closing(form):
         files = [file for file in form.getlist("file") if isinstance(file, UploadFile)]
         if not files:
-            raise MissingFile("The form has no file in its field `file`.")
+            raise MissingFile(
+                "The form has no file in a field `file`. Send each PDF as a file in a field of that name."
+            )
         if sum(file.size or 0 for file in files) > max_bytes:
             raise _too_large(max_bytes)
         metadata, priority = form.get("metadata"), form.get("priority")

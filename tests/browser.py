@@ -1,6 +1,7 @@
 """A person at the web page, by way of a browser (Playwright): what they do, and what the browser complained about."""
 
 import base64
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,12 @@ class Visitor:
         """Wait for the file's newest job to show this state."""
         job = self.job(filename)
         expect(job.locator(".badge")).to_have_text(state, timeout=JOB_MS)
+        return job
+
+    def await_end(self, filename: str) -> Locator:
+        """Wait for the file's newest job to end, however it does."""
+        job = self.job(filename)
+        expect(job.locator(".badge")).to_have_text(re.compile("succeeded|failed|cancelled"), timeout=JOB_MS)
         return job
 
     def action(self, card: Locator, name: str) -> Locator:

@@ -40,6 +40,14 @@ def pdf_without_pages() -> bytes:
     )
 
 
+def with_damaged_page(pdf: bytes, page_number: int) -> bytes:
+    """The PDF with nothing where that page should be."""
+    document = _mupdf.open(stream=pdf, filetype="pdf")
+    document.update_object(document[page_number - 1].xref, "null")
+    data: bytes = document.tobytes()
+    return data
+
+
 def endless_page(pdf: bytes, page_number: int) -> bytes:
     """The PDF with a page that takes MuPDF minutes to render: very many long lines, no text."""
     document = _mupdf.open(stream=pdf, filetype="pdf")

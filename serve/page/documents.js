@@ -5,6 +5,7 @@ import { announce, arrange, button, byId, confirmed, fileName, make, showText } 
 import { counted, instant, size } from "./format.js";
 
 const STEP = 20;
+const MOST_SAID = 300; // characters of metadata
 
 /** Ask, then delete a document; resolves to whether it was deleted. Raises `Problem`. */
 export async function removeDocument(documentId, filename) {
@@ -60,6 +61,7 @@ export class DocumentList {
   #card(found) {
     const { document_id: id, filename } = found;
     const facts = make("p", { class: "facts muted" });
+    const said = make("p", { class: "said muted", hidden: true });
     const failure = make("p", { class: "problem", role: "alert", hidden: true });
     const searchIn = button("Search in this", () => this.#options.searchIn(id, filename), {
       "aria-label": `Search in this: ${filename}`,
@@ -76,19 +78,29 @@ export class DocumentList {
     const removing = { class: "quiet-danger", "aria-label": `Delete: ${filename}`, "data-action": "remove" };
     const actions = make("div", { class: "actions" }, searchIn, button("Delete", () => void remove(), removing));
     const head = make("div", { class: "card-head" }, make("h3", {}, fileName(filename)));
-    const element = make("li", { class: "card document", "data-document": id }, head, facts, actions, failure);
+    const element = make("li", { class: "card document", "data-document": id }, head, facts, actions, said, failure);
     const update = (now) => {
       searchIn.hidden = now.published_revision === null;
       showText(facts, documentFacts(now));
+      showText(said, metadataOf(now));
     };
     return { element, update };
   }
 }
 
+/** What its submitter said about it, `name: value`, as far as it fits. */
+function metadataOf({ metadata }) {
+  const parts = Object.entries(metadata).map(([name, value]) => {
+    return `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`;
+  });
+  const text = parts.join(" · ");
+  return text.length > MOST_SAID ? `${text.slice(0, MOST_SAID)}…` : text;
+}
+
 function documentFacts(found) {
   const parts = [];
   if (found.page_count !== null) parts.push(counted(found.page_count, "page"));
-  if (found.published_revision === null) parts.push("not searchable yet");
+  if (found.published_revision === null) parts.push("not searchable");
   else parts.push(counted(found.chunk_count, "chunk"));
   parts.push(size(found.size_bytes), `added ${instant(found.created_at)}`);
   return parts.join(" · ");

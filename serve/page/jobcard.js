@@ -46,15 +46,16 @@ export class JobCard {
     }
     const ended = ENDED.has(job.state);
     this.cancel.hidden = ended || job.state === "cancelling";
-    this.retry.hidden = !RETRYABLE.has(job.state);
+    this.retry.hidden = !RETRYABLE.has(job.state) || job.error?.retryable === false;
     this.searchIn.hidden = !SEARCHABLE.has(job.state);
     this.remove.hidden = !ended;
+    this.pages.hidden = !progress.pages_total; // not inspected yet, or not to be opened: there are none
     this.#followPages(before);
   }
 
   /** Look at the pages if they are shown. */
   async refreshPages(options) {
-    if (!this.pages.open || !this.job.progress.pages_total) return; // not inspected yet: there are none
+    if (!this.pages.open || !this.job.progress.pages_total) return;
     try {
       await this.#strip.refresh(options);
     } catch (error) {

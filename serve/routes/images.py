@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
 
 from ingest.errors import NotFound
-from serve import schemas
+from serve import examples, schemas
 from serve.access import Tenant
 from serve.problems import documented
 from serve.service import ServiceOf
@@ -37,7 +37,7 @@ async def get_marks(
     page_number: PageNumber,
     service: ServiceOf,
     tenant: Tenant,
-    chunk_id: Annotated[str, Query(description="The chunk, as a hit names it.", examples=[schemas.JOB_ID])],
+    chunk_id: Annotated[str, Query(description="The chunk, as a hit names it.", examples=[examples.CHUNK_ID])],
 ) -> schemas.MarkList:
     """A box for each line of the chunk's text on this page; none where it cannot be found there.
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+
 from tests.clusters import Cluster
 from tests.pdfs import pdf_of
 
@@ -14,8 +16,8 @@ CHECKS = (
     "response_schema_conformance",
     "response_headers_conformance",
 )
-EXAMPLES = 20
-DONE = "18 selected / 18 total"
+EXAMPLES = 12
+TIMEOUT_S = 240
 
 
 def test_nothing_is_answered_that_openapi_does_not_say(cluster: Cluster, tmp_path: Path) -> None:
@@ -37,7 +39,10 @@ def test_nothing_is_answered_that_openapi_does_not_say(cluster: Cluster, tmp_pat
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert asked.returncode == 0, asked.stdout
-    assert DONE in asked.stdout, asked.stdout
+    paths = httpx.get(f"{cluster.settings.http_url}/openapi.json").json()["paths"]
+    count = sum(len(methods) for methods in paths.values())
+    assert f"{count} selected / {count} total" in asked.stdout

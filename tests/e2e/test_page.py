@@ -12,7 +12,6 @@ from tests.browser import IMAGE_MS, JOB_MS, PHONE, Visitor, chromium, visitor
 from tests.clusters import Cluster
 from tests.pdfs import SCAN, pdf_of
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PAGES_TO_CANCEL = 200
 STREAM = (
     ": ping\r\n\r\nid: 1\r\nevent: state\r\ndata: {\r\ndata: }\r\n\r\n"
@@ -246,25 +245,3 @@ def test_a_running_job_is_followed_by_its_stream(person: Visitor, letter: Path) 
         person.choose(letter)
     assert asked.value.headers["accept"] == "text/event-stream"
     person.await_state(letter.name, "succeeded")
-
-
-@pytest.mark.skipif("FANFOLD_SCREENSHOTS" not in os.environ, reason="writes docs/images/ only when asked to")
-def test_screenshots(browser: Browser, url: str, sample_pdfs: Path) -> None:
-    """The README's images, of the samples; run alone, so that the samples are read while one looks."""
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    paths = sorted(sample_pdfs.glob("*.pdf"))
-    with visitor(browser, url) as person:
-        person.choose(*paths)
-        expect(person.page.locator(".cell[data-state=read]").nth(2)).to_be_visible(timeout=JOB_MS)
-        expect(person.page.locator("#uploads")).to_be_hidden()
-        person.page.screenshot(path=IMAGES / "page.png")
-        for path in paths:
-            person.await_state(path.name, "succeeded")
-        hits = person.search("high and low water")
-        person.page.screenshot(path=IMAGES / "search.png")
-        person.open_hit(hits.first)
-        person.page.screenshot(path=IMAGES / "viewer.png")
-    with visitor(browser, url, size=(390, 844), dark=True) as person:
-        expect(person.page.locator("#jobs .job").first).to_be_visible()
-        person.page.screenshot(path=IMAGES / "phone.png")
-    assert {path.name for path in IMAGES.glob("*.png")} >= {"page.png", "search.png", "viewer.png", "phone.png"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ingest.apikeys import ApiKey, owner_of
 from tests.clusters import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -40,21 +41,38 @@ def test_the_python_snippet_prints_a_hit(cluster: Cluster, checkout: Path) -> No
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_curl_snippet_gets_answers(cluster: Cluster, checkout: Path) -> None:
-    """Submit, list, search, readiness: every line answers without an error."""
-    [snippet] = snippets("bash", "curl")
+@pytest.mark.parametrize(
+    ("containing", "answers"),
+    [
+        pytest.param("/readyz", ('"job_id"', '"hits"', '"ready":true'), id="submit, list, search, readiness"),
+        pytest.param("Idempotency-Key", ('"files":[{"filename":"letters.pdf"', '"created"'), id="ways to submit"),
+    ],
+)
+def test_the_curl_snippets_get_answers(
+    cluster: Cluster, checkout: Path, containing: str, answers: tuple[str, ...]
+) -> None:
+    """Every line answers without an error."""
+    [snippet] = [block for block in snippets("bash", "curl") if containing in block]
     commands = snippet.replace("http://127.0.0.1:8000", cluster.settings.http_url)
     done = _bash(commands.replace("-sS", "-sS --fail-with-body"), checkout, {})
-    assert '"job_id"' in done.stdout
-    assert '"hits"' in done.stdout
-    assert '"ready":true' in done.stdout
+    assert [answer for answer in answers if answer not in done.stdout] == []
+
+
+def test_the_key_snippet_sets_what_the_service_and_its_callers_need(tmp_path: Path) -> None:
+    """What `fanfold key` prints can be read by a shell; the entry is that key's. Nobody else can read it."""
+    [snippet] = snippets("bash", "fanfold key")
+    show = f'{sys.executable} -c \'import os; print(os.environ["FANFOLD_API_KEY"], os.environ["FANFOLD_API_KEYS"])\''
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    key, entry = _bash(f"{snippet}\n{show}", tmp_path, {"PATH": path}).stdout.split()
+    assert owner_of(key, [ApiKey.parse(entry)]) == "acme"
+    assert (tmp_path / "acme.key").stat().st_mode & 0o077 == 0
 
 
 def test_the_command_line_snippet_runs(cluster: Cluster, checkout: Path) -> None:
     """Ingest, search, list and show, as typed."""
     [snippet] = snippets("bash", "fanfold ingest")
     [job] = cluster.client.jobs(limit=1)
-    commands = snippet.replace("JOB_ID", job.job_id).replace("fanfold down", "")
+    commands = snippet.replace("JOB_ID", job.job_id).replace("fanfold drain", "").replace("fanfold down", "")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = _bash(commands, checkout, {"FANFOLD_HTTP_PORT": str(cluster.settings.http_port), "PATH": path})
     assert "3 documents done." in done.stdout

@@ -98,7 +98,7 @@ def test_each_page_of_a_job_has_a_state(web: Web, stores: Stores) -> None:
     assert queued is not None
     assert page_statuses(stores, queued.job) == []
     held = inspected(stores, web)
-    assert states(stores, held.job) == "rwwrr"
+    assert states(stores, held.job) == "rwwrf"  # the broken one needs no more work to be given up
     checkpoints(stores, held.job).write_page(Page(3, Route.OCR, "three"))
     held.record_failed_pages([failed_page(5, PageUnreadable("This page is damaged."))])
     assert states(stores, held.job) == "rwrrf"

@@ -1,12 +1,16 @@
 """The HTTP interface over real stores, without a cluster: what a cluster adds is not under test where this is used."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import uvicorn
 from starlette.testclient import TestClient
 
+from cluster.ports import free_port
 from ingest.apikeys import ApiKey, digest
 from ingest.model import Job, JobState, Revision
 from ingest.references import References
@@ -20,6 +24,7 @@ from tests.builders import axis_vectors, pipeline_named, some_chunks
 from tests.pdfs import pdf_of
 
 PIPELINE = pipeline_named("web")
+STOP_TIMEOUT_S = 20
 KEYS = {"acme": "fanfold_acme", "globex": "fanfold_globex"}
 API_KEYS = tuple(ApiKey(tenant, digest(key)) for tenant, key in KEYS.items())
 
@@ -94,3 +99,15 @@ class Web:
         held.settle(JobState.SUCCEEDED)
         held.close(sweep_at=None)
         return held.job
+
+
+@contextmanager
+def serving(web: Web) -> Iterator[str]:
+    """The address at which the service answers for the length of the block, from a thread of this process."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(web.app, host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(STOP_TIMEOUT_S)

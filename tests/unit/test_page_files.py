@@ -48,13 +48,13 @@ def markup() -> Tags:
 
 
 def test_the_page_uses_only_its_own_files(markup: Tags) -> None:
-    """Every `src` and `href` is `/page/` and the name of a file that is there, or a place in the page itself."""
+    """Every `src` and `href` is `/page/` and a file that is there, a place in the page itself, or the documentation."""
     used = [attributes.get("src") or attributes.get("href") for _, attributes in markup.tags]
     ids = {attributes.get("id") for _, attributes in markup.tags}
     for reference in filter(None, used):
         if reference.startswith("#"):
             assert reference[1:] in ids
-        else:
+        elif reference != "/docs":
             assert reference.startswith("/page/")
             assert (PAGE / reference.removeprefix("/page/")).is_file(), reference
     assert {"/page/app.js", "/page/style.css", "/page/icon.svg"} <= set(used)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ingest.settings import Settings
+from ingest.settings import SECRET_SETTINGS, Settings, unknown_settings
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,20 @@ def test_chunks_that_would_be_all_overlap_are_refused() -> None:
     """An overlap as long as the chunk can never be cut: refused at the start, not at every document."""
     with pytest.raises(ValidationError, match="chunk_overlap_tokens"):
         Settings(chunk_tokens=100, chunk_overlap_tokens=100)
+
+
+def test_a_misspelt_variable_is_told_with_the_one_that_is_meant() -> None:
+    """Nothing else would tell that it changes nothing. Its value may be a secret: it is not said."""
+    said = unknown_settings({"FANFOLD_KEEP_SOURCES": "hunter2", "FANFOLD_OCR_DPI": "300", "HOME": "/", "FANFOLD_": ""})
+    assert [words for words in said if "FANFOLD_KEEP_SOURCE?" in words] == [said[1]]
+    assert len(said) == 2
+    assert "hunter2" not in "".join(said)
+
+
+def test_every_secret_is_a_setting() -> None:
+    """What the command line must not repeat exists, and everything that is kept as a secret is among it."""
+    kept = {name for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)}
+    assert kept | {"api_keys"} == SECRET_SETTINGS
 
 
 def test_settings_do_not_change() -> None:

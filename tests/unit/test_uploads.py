@@ -132,7 +132,7 @@ def test_the_nearest_ancestor_in_the_table_decides(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("kind", "urn", "title"),
     [
-        (errors.NotAPdf, "urn:fanfold:not-a-pdf", "Not a pdf"),
+        (errors.NotAPdf, "urn:fanfold:not-a-pdf", "Not a PDF"),
         (errors.StoreUnavailable, "urn:fanfold:store-unavailable", "Store unavailable"),
         (errors.Conflict, "urn:fanfold:conflict", "Conflict"),
         (UnsupportedMediaType, "urn:fanfold:unsupported-media-type", "Unsupported media type"),

@@ -1,0 +1,91 @@
+"""The command line without a service: what it offers, and how it says what is wrong."""
+
+import sys
+from datetime import UTC, datetime
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from typer.main import get_command
+
+from cluster import cli, display
+from ingest.errors import Category
+from ingest.model import Failure, JobState
+from serve.schemas import JobView, ProgressView
+
+REASON = "The PDF is protected by a password. Save a copy without one, and send that."
+NARROW = 80
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `fanfold ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["fanfold", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_every_command_prints_json_when_asked_to() -> None:
+    """`--json` on each."""
+    commands = get_command(cli.app).commands  # type: ignore[attr-defined]  # a group, since there are several
+    assert len(commands) > 10
+    without = [name for name, command in commands.items() if "as_json" not in {one.name for one in command.params}]
+    assert without == []
+
+
+def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`fanfold --version`."""
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.startswith("fanfold 0.")
+
+
+def test_a_key_in_the_place_of_an_entry_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who sets FANFOLD_API_KEYS to a key is told what belongs there, and no log of the terminal keeps the key."""
+    monkeypatch.setenv("FANFOLD_API_KEYS", "fanfold_hunter2")
+    assert run(monkeypatch, "jobs") == 2
+    said = capsys.readouterr().err
+    assert "FANFOLD_API_KEYS: " in said
+    assert "fanfold key TENANT" in said
+    assert "hunter2" not in said
+
+
+def test_a_wrong_value_is_repeated_as_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even `:name:`, which Rich would make a picture of."""
+    monkeypatch.setenv("FANFOLD_HTTP_PORT", ":zzz:")
+    assert run(monkeypatch, "jobs") == 2
+    assert "FANFOLD_HTTP_PORT=:zzz:: " in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_cuts_file_names_and_nothing_else() -> None:
+    """Ids can be copied and reasons read at 80 columns; a name that is markup is a name."""
+    now = datetime.now(UTC)
+    progress = ProgressView(pages_total=0, pages_done=0, chunks_total=0, chunks_embedded=0, chunks_stored=0, percent=0)
+    failed = JobView(
+        job_id="45d43a7c-2968-413b-aa8a-a13cd395eba7",
+        document_id="d",
+        filename="[bold]:smile: of a very long name that fits nowhere.pdf",
+        revision=1,
+        state=JobState.FAILED,
+        stages={},
+        progress=progress,
+        attempts=[],
+        error=Failure(category=Category.INPUT, message=REASON, retryable=False),
+        failed_pages=[],
+        pipeline="p",
+        created_at=now,
+        updated_at=now,
+    )
+    partial = failed.model_copy(update={"state": JobState.PARTIALLY_SUCCEEDED, "filename": "a.pdf", "error": None})
+    screen = StringIO()
+    Console(file=screen, width=NARROW, emoji=False).print(display.job_table([failed, partial]))
+    lines = [line.rstrip() for line in screen.getvalue().splitlines()]
+    assert all(len(line) <= NARROW for line in lines)
+    assert lines[1].startswith(f"{failed.job_id}  [bold]")
+    assert lines[1].endswith("0/0   0s")
+    assert REASON in " ".join(lines[2].split())
+    assert "partially_succeeded" in lines[3]
