@@ -7,6 +7,7 @@ CHUNK_ID = "0b8a2f5e-3c1d-4f6a-9b7e-2d4c6e8f0a1b"
 CURSOR = "MjAyNi0wNS0wNFQwNzoxMjowMCswMDowMCA1ZjJjNmYwZQ=="
 BEGAN_AT, ENDED_AT = "2026-05-04T07:12:00Z", "2026-05-04T07:12:41Z"
 FILENAME = "letters.pdf"
+PIPELINE = "6b1f0c2d4e8a9377.1"
 TEXT = "We are now at four thousand six hundred metres, and everybody has a headache."
 Example = dict[str, Any]
 
@@ -38,6 +39,7 @@ JOB: Example = {
     "job_id": JOB_ID,
     "document_id": DOCUMENT_ID,
     "filename": FILENAME,
+    "priority": "normal",
     "revision": 1,
     "state": "partially_succeeded",
     "stages": {stage: _done() for stage in ("extract", "embed", "store", "publish")},
@@ -65,10 +67,27 @@ JOB: Example = {
     ],
     "error": None,
     "failed_pages": [{"page_number": 5, "reason": "unreadable", "message": "This page is damaged and cannot be read."}],
+    "pipeline": PIPELINE,
     "created_at": BEGAN_AT,
     "updated_at": ENDED_AT,
 }
 JOBS: Example = {"jobs": [JOB], "next_cursor": CURSOR}
+CANCELLED: Example = {
+    "jobs": [
+        {
+            "job_id": "00000000-0000-4000-8000-000000000000",
+            "status": 404,
+            "job": None,
+            "problem": {
+                "type": "urn:fanfold:not-found",
+                "title": "Not found",
+                "status": 404,
+                "detail": "There is no job 00000000-0000-4000-8000-000000000000.",
+                "retryable": False,
+            },
+        }
+    ]
+}
 PAGES: Example = {
     "pages": [
         {
@@ -96,6 +115,7 @@ SERVICE: Example = {
     "tenant": "acme",
     "max_upload_bytes": 209715200,
     "max_pages": 10000,
+    "pipeline": PIPELINE,
     "keep_source": True,
 }
 DOCUMENT: Example = {

@@ -181,6 +181,8 @@ class CancelAnswer(Schema):
 class CancelAnswers(Schema):
     """The answer to several cancels, in their order."""
 
+    model_config = ConfigDict(json_schema_extra=examples.of(examples.CANCELLED))
+
     jobs: list[CancelAnswer]
 
 

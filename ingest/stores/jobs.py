@@ -7,7 +7,6 @@ lease's clock, is what makes a late writer harmless (Kleppmann, "How to do distr
 """
 
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,16 +19,16 @@ from pymongo.errors import DuplicateKeyError
 
 from ingest.errors import LeaseLost, NotFound
 from ingest.faults import fault_point
-from ingest.model import Attempt, Job, JobState, Lease, PipelineSpec, Stage, StageRecord, StageStatus
+from ingest.model import Job, JobState, Lease, PipelineSpec, Stage, StageStatus
 from ingest.stores.clock import Clock
 from ingest.stores.held import HeldJob
+from ingest.stores.jobrecords import TICKET, new_job, next_attempt, shown_as, ticket_of
 from ingest.stores.mongo import mongo_errors, update_and_read
 from ingest.turns import Priority, Ticket
 
 CLAIM_CANDIDATES = 16
 WAITING = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
 BEGUN = [state for state in JobState if state not in {JobState.QUEUED, JobState.CANCELLING}]
-TICKET = {"tenant": 1, "priority": 1, "available_at": 1, "lease.expires_at": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +80,15 @@ class JobStore:
         priority: Priority = Priority.NORMAL,
     ) -> Job | None:
         """Add a queued job, durable on return; None when the document has an open job or this revision already."""
-        now = self.now()
-        record = {
-            "_id": str(uuid.uuid4()),
-            "document_id": document_id,
-            "tenant": tenant,
-            "filename": filename,
-            "priority": priority,
-            "revision": revision,
-            "state": JobState.QUEUED,
-            "stages": {stage: StageRecord().model_dump() for stage in Stage},
-            "progress": {},
-            "attempts": [],
-            "lease": {"holder": None, "epoch": 0, "expires_at": now},
-            "cancel_requested_at": None,
-            "error": None,
-            "failed_pages": [],
-            "pipeline": pipeline.model_dump(),
-            "available_at": now,
-            "deadline_at": None,
-            "created_at": now,
-            "updated_at": now,
-            "open": True,
-            "notify_at": None,
-            "notices": 0,
-            "sweep_at": None,
-        }
+        record = new_job(
+            self.now(),
+            tenant=tenant,
+            document_id=document_id,
+            revision=revision,
+            pipeline=pipeline,
+            filename=filename,
+            priority=priority,
+        )
         with mongo_errors():
             try:
                 self._jobs.insert_one(record)
@@ -146,7 +128,7 @@ class JobStore:
         before: tuple[datetime, str] | None = None,
     ) -> list[Job]:
         """The tenant's jobs, newest first, from the one behind (`created_at`, id) `before`."""
-        condition: dict[str, Any] = {"tenant": tenant} | _shown_as(state)
+        condition: dict[str, Any] = {"tenant": tenant} | shown_as(state)
         if document_id is not None:
             condition["document_id"] = document_id
         if before is not None:
@@ -169,7 +151,7 @@ class JobStore:
         now = self.now()
         waiting = {"open": True, "state": JobState.QUEUED, "available_at": {"$lte": now}}
         with mongo_errors():
-            jobs = {state: self._jobs.count_documents({"open": True, **_shown_as(state)}) for state in WAITING}
+            jobs = {state: self._jobs.count_documents({"open": True, **shown_as(state)}) for state in WAITING}
             oldest = self._jobs.find_one(waiting, {"available_at": 1}, sort=[("available_at", ASCENDING)])
         waited = timedelta() if oldest is None else now - oldest["available_at"]
         return Backlog(jobs=jobs, oldest_s=waited.total_seconds())
@@ -284,7 +266,7 @@ class JobStore:
             queued["available_at"] = {"$gt": since}
         with mongo_errors():
             found = self._jobs.find(queued, TICKET).sort("available_at", ASCENDING).limit(limit)
-            return [_ticket(record) for record in found]
+            return [ticket_of(record) for record in found]
 
     @fault_point("jobs.abandoned")
     def abandoned(self) -> list[Ticket]:
@@ -292,7 +274,7 @@ class JobStore:
         now = self.now()
         with mongo_errors():  # the lease is looked at here: one range of an index then serves every server
             found = self._jobs.find({"open": True, "state": {"$in": BEGUN}}, TICKET)
-            return [_ticket(record) for record in found if record["lease"]["expires_at"] <= now]
+            return [ticket_of(record) for record in found if record["lease"]["expires_at"] <= now]
 
     @fault_point("jobs.claim")
     def claim(self, holder: str, job_id: str | None = None) -> HeldJob | None:
@@ -340,7 +322,7 @@ class JobStore:
             "updated_at": now,
         }
         if not seen.state.terminal:
-            change |= _next_attempt(seen, holder, epoch, now)
+            change |= next_attempt(seen, holder, epoch, now)
             change["state"] = JobState.RUNNING
             change["deadline_at"] = now + self._job_timeout - seen.worked
         unchanged = {
@@ -383,30 +365,3 @@ class JobStore:
     def lease_end(self) -> datetime:
         """When a lease that is granted or renewed now runs out."""
         return self.now() + self._lease_ttl
-
-
-def _next_attempt(seen: Job, holder: str, epoch: int, now: datetime) -> dict[str, Any]:
-    """The fields that record a new attempt, and the end of one that never said it ended."""
-    number = len(seen.attempts)
-    attempt = Attempt(number=number + 1, epoch=epoch, holder=holder, started_at=now, units_at_start=seen.progress.units)
-    change: dict[str, Any] = {f"attempts.{number}": attempt.model_dump()}
-    if seen.attempts and seen.attempts[-1].ended_at is None:
-        change[f"attempts.{number - 1}.ended_at"] = seen.updated_at  # its last sign of life
-        change[f"attempts.{number - 1}.outcome"] = "lost"
-    return change
-
-
-def _ticket(record: Mapping[str, Any]) -> Ticket:
-    rank = Priority(record.get("priority", Priority.NORMAL)).rank  # jobs of earlier versions have none
-    return Ticket(rank, record["available_at"], record["_id"], record["tenant"])
-
-
-def _shown_as(state: JobState | None) -> dict[str, Any]:
-    """The filter for jobs that users see in this state."""
-    if state is None:
-        return {}
-    if state is JobState.CANCELLING:
-        return {"state": {"$in": [JobState.QUEUED, JobState.RUNNING]}, "cancel_requested_at": {"$ne": None}}
-    if state.terminal:
-        return {"state": state}
-    return {"state": state, "cancel_requested_at": None}

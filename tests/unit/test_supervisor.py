@@ -5,27 +5,32 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import ray
 from structlog.testing import capture_logs
 
 from cluster import accounting
+from cluster.composition import Blueprint
 from cluster.supervisor import Supervisor
 from ingest.errors import Category
-from ingest.model import Attempt, FailedPage, Failure, JobState, PageFailure, Progress, Stage
+from ingest.model import Attempt, FailedPage, Failure, JobState, PageFailure, PipelineSpec, Progress, Stage
+from ingest.settings import Settings
 from tests.builders import NOON, a_job
 
+BLUEPRINT = Blueprint(Settings(), PipelineSpec(extract="e", chunk="c", embed="f"), dimension=384)
 FAILURE = Failure(category=Category.TIMEOUT, message="It took too long.", retryable=True, stage=Stage.EMBED)
 
 
 def account(claimed: dict[str, Any], ended: dict[str, Any]) -> list[Any]:
     """The lines of an attempt at a job that was so when it was claimed, and so when the attempt ended."""
     with capture_logs() as lines:
-        Supervisor(MagicMock(), MagicMock())._account(a_job(**claimed), a_job(**ended), 1.5)
+        Supervisor(BLUEPRINT, MagicMock())._account(a_job(**claimed), a_job(**ended), 1.5)
     return lines
 
 
 @pytest.fixture(autouse=True)
 def _no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounting, "attempt_ended", MagicMock())
+    monkeypatch.setattr(ray, "get_runtime_context", MagicMock())  # there is no cluster
 
 
 def test_an_attempt_is_one_line() -> None:

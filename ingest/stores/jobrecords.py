@@ -1,0 +1,77 @@
+"""Jobs as MongoDB holds them: a new one, a new attempt at one, and which of them are shown in a state."""
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from ingest.model import Attempt, Job, JobState, PipelineSpec, Stage, StageRecord
+from ingest.turns import Priority, Ticket
+
+TICKET = {"tenant": 1, "priority": 1, "available_at": 1, "lease.expires_at": 1}  # the fields of a ticket
+
+
+def new_job(  # noqa: PLR0913  # what a job is made of
+    now: datetime,
+    *,
+    tenant: str,
+    document_id: str,
+    revision: int,
+    pipeline: PipelineSpec,
+    filename: str,
+    priority: Priority,
+) -> dict[str, Any]:
+    """The record of a job that waits to be claimed."""
+    return {
+        "_id": str(uuid.uuid4()),
+        "document_id": document_id,
+        "tenant": tenant,
+        "filename": filename,
+        "priority": priority,
+        "revision": revision,
+        "state": JobState.QUEUED,
+        "stages": {stage: StageRecord().model_dump() for stage in Stage},
+        "progress": {},
+        "attempts": [],
+        "lease": {"holder": None, "epoch": 0, "expires_at": now},
+        "cancel_requested_at": None,
+        "error": None,
+        "failed_pages": [],
+        "pipeline": pipeline.model_dump(),
+        "available_at": now,
+        "deadline_at": None,
+        "created_at": now,
+        "updated_at": now,
+        "open": True,
+        "notify_at": None,
+        "notices": 0,
+        "sweep_at": None,
+    }
+
+
+def next_attempt(seen: Job, holder: str, epoch: int, now: datetime) -> dict[str, Any]:
+    """The fields that record a new attempt, and the end of one that never said it ended."""
+    number = len(seen.attempts)
+    attempt = Attempt(number=number + 1, epoch=epoch, holder=holder, started_at=now, units_at_start=seen.progress.units)
+    change: dict[str, Any] = {f"attempts.{number}": attempt.model_dump()}
+    if seen.attempts and seen.attempts[-1].ended_at is None:
+        change[f"attempts.{number - 1}.ended_at"] = seen.updated_at  # its last sign of life
+        change[f"attempts.{number - 1}.outcome"] = "lost"
+    return change
+
+
+def ticket_of(record: Mapping[str, Any]) -> Ticket:
+    """The ticket that a record, read with `TICKET`, stands for."""
+    rank = Priority(record.get("priority", Priority.NORMAL)).rank  # jobs of earlier versions have none
+    return Ticket(rank, record["available_at"], record["_id"], record["tenant"])
+
+
+def shown_as(state: JobState | None) -> dict[str, Any]:
+    """The filter for jobs that users see in this state."""
+    if state is None:
+        return {}
+    if state is JobState.CANCELLING:
+        return {"state": {"$in": [JobState.QUEUED, JobState.RUNNING]}, "cancel_requested_at": {"$ne": None}}
+    if state.terminal:
+        return {"state": state}
+    return {"state": state, "cancel_requested_at": None}
