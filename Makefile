@@ -54,6 +54,7 @@ bench: $(READY)  ## Measure: against a plain loop over the same libraries
 	$(BIN)/python -m benchmarks.extraction
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.cancel
+	$(BIN)/python -m benchmarks.control_plane
 	$(BIN)/python -m benchmarks.search_quality
 
 lock:  ## Resolve the dependencies again and write requirements.lock

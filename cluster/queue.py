@@ -22,8 +22,8 @@ LOAD = 0.2  # the share of the time in which reading may keep the database busy
 class Queue:
     """Reads who waits, takes turns. For one thread at a time.
 
-    Once a minute it reads every ticket, a few hundred bytes each, and never a job; in between only those that are new. So a claim costs the same however many jobs wait, also on a database that sorts all of them to
-    find the first.
+    Once a minute it reads every ticket, a few hundred bytes each, and never a job; in between only those that are new.
+    So a claim costs the same however many jobs wait, also on a database that sorts all of them to find the first.
     """
 
     def __init__(self, jobs: JobStore, settings: Settings, holder: str) -> None:
