@@ -8,11 +8,12 @@ this machine: that shows whether more of them cost the supervisor anything, not 
 
 import asyncio
 import logging
+import sys
 import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from pymongo import MongoClient, monitoring
 from qdrant_client import QdrantClient
 from ray.cluster_utils import Cluster
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from cluster import flags
@@ -40,8 +42,7 @@ from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.turns import Priority
 
-DEPTHS = (10, 100, 1_000, 10_000)
-NODES = (1, 4)
+RUNS = ((1, 10), (1, 100), (1, 1_000), (1, 10_000), (2, 10), (4, 10))  # nodes, jobs that wait
 CPUS_PER_NODE = 2
 PAGES, JOBS = 400, 40
 LIMIT_S = 60.0
@@ -199,10 +200,11 @@ def _bench(nodes: int, depth: int) -> Iterator[Bench]:
     cluster.shutdown()  # type: ignore[no-untyped-call]  # Ray ships it untyped
 
 
-def main() -> None:
-    """Print the tables."""
+def main(arguments: Sequence[str]) -> None:
+    """Print the table; `4:100` as an argument stands for four nodes and a hundred jobs that wait."""
     table = Table("nodes", "jobs that wait", "pages a second", "jobs a second", "calls a page", "calls a job")
-    for nodes, depth in [*((1, depth) for depth in DEPTHS), *((nodes, DEPTHS[0]) for nodes in NODES[1:])]:
+    runs = [tuple(map(int, argument.split(":"))) for argument in arguments] or RUNS
+    for nodes, depth in track(runs, console=Console(stderr=True)):
         with _bench(nodes, depth) as bench, patch("cluster.supervisor.RayEngine", IdleEngine):
             measured = asyncio.run(bench.measure())
         table.add_row(
@@ -217,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

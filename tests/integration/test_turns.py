@@ -118,7 +118,7 @@ def copies(job: Job, count: int, database: Database[dict[str, Any]], tenant: str
     record = database["jobs"].find_one({"_id": job.job_id})
     assert record is not None
     fresh = (
-        {"_id": str(uuid.uuid4()), "document_id": f"book-100-{number}", "tenant": tenant} for number in range(count)
+        {"_id": str(uuid.uuid4()), "document_id": f"book-100-{uuid.uuid4()}", "tenant": tenant} for _ in range(count)
     )
     database["jobs"].insert_many([record | one for one in fresh])
 
