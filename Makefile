@@ -57,6 +57,7 @@ bench: $(READY)  ## Measure: against a plain loop over the same libraries
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.cancel
+	$(BIN)/python -m benchmarks.control_plane
 	$(BIN)/python -m benchmarks.search_quality
 
 screenshots: $(READY)  ## Take the README's pictures of the web page again

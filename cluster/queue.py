@@ -22,8 +22,8 @@ LOAD = 0.2  # the share of the time in which reading may keep the database busy
 class Queue:
     """Reads who waits, takes turns. For one thread at a time.
 
-    Once a minute it reads every ticket, a few hundred bytes each, and never a job; in between only those that are new. So a claim costs the same however many jobs wait, also on a database that sorts all of them to
-    find the first.
+    Once a minute it reads every ticket, a few hundred bytes each, and never a job; in between only those that are new.
+    So a claim costs the same however many jobs wait, also on a database that sorts all of them to find the first.
     """
 
     def __init__(self, jobs: JobStore, settings: Settings, holder: str) -> None:
@@ -57,22 +57,20 @@ class Queue:
         """Learn who waits, as far as it is time to."""
         started_at = time.monotonic()
         if started_at >= self._all_due or (self._more and 2 * len(self._turns) < self._limit):
-            self._turns.replace(self._new_since(None))
+            self._turns.replace(self._waiting(None))
             self._more = len(self._turns) >= self._limit
-            self._abandoned_due = 0.0
-            self._all_due = _later(started_at, READ_ALL_S)
+            self._all_due, self._new_due, self._abandoned_due = _later(started_at, READ_ALL_S), 0.0, 0.0
         elif started_at >= self._new_due:
-            self._turns.add(self._new_since(self._read_at - OVERLAP))
+            self._turns.add(self._waiting(self._read_at - OVERLAP))
+            self._new_due = _later(started_at, self._poll_s)
         if started_at >= self._abandoned_due:
             self._turns.add(self._jobs.abandoned())
             self._abandoned_due = _later(started_at, READ_ABANDONED_S)
 
-    def _new_since(self, since: datetime | None) -> list[Ticket]:
-        started_at = time.monotonic()
+    def _waiting(self, since: datetime | None) -> list[Ticket]:
         read_at = self._jobs.now()
         tickets = self._jobs.waiting(limit=self._limit, since=since)
         self._read_at = read_at
-        self._new_due = _later(started_at, self._poll_s)
         return tickets
 
 

@@ -1,6 +1,7 @@
 """The survey: every now and then, how long the queue is and whether the stores answer. For the metrics only."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from cluster.metrics import JOBS, QUEUE_AGE, STORE_ERRORS
@@ -8,6 +9,7 @@ from ingest.stores import Stores
 from ingest.telemetry import get_logger
 
 INTERVAL_S = 10.0
+LOAD = 0.05  # the share of the time that counting may take, where no index counts
 log = get_logger()
 
 
@@ -20,8 +22,9 @@ class Survey:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
+            started_at = time.monotonic()
             await self.look()
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(max(INTERVAL_S, (time.monotonic() - started_at) / LOAD))
 
     async def look(self) -> None:
         """Set the gauges, and count the stores that fail; raises nothing."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
@@ -29,6 +29,7 @@ from ingest.turns import Priority, Ticket
 CLAIM_CANDIDATES = 16
 WAITING = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
 BEGUN = [state for state in JobState if state not in {JobState.QUEUED, JobState.CANCELLING}]
+BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class JobStore:
             )
             self._jobs.create_index([("document_id", ASCENDING), ("revision", ASCENDING)], unique=True)
             self._jobs.create_index([("open", ASCENDING), ("state", ASCENDING), ("available_at", ASCENDING)])
+            self._jobs.create_index([("open", ASCENDING), ("state", ASCENDING), ("cancel_requested_at", ASCENDING)])
             self._jobs.create_index([("tenant", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)])
             self._jobs.create_index([("open", ASCENDING), ("sweep_at", ASCENDING)])
             self._jobs.create_index([("notify_at", ASCENDING)])
@@ -284,7 +286,7 @@ class JobStore:
         is claimable too, and keeps its terminal state.
         """
         if job_id is None:
-            return next(iter(self._claim({}, holder, limit=1)), None)
+            return next(iter(self._claim({"open": True}, holder, limit=1)), None)
         claimed_at, now = time.monotonic(), self.now()
         with mongo_errors():
             found = self._jobs.find_one({"_id": job_id, "open": True})
@@ -295,24 +297,25 @@ class JobStore:
     @fault_point("jobs.claim_cancelled")
     def claim_cancelled(self, holder: str, *, limit: int) -> list[HeldJob]:
         """Take jobs that shall be cancelled, so many at the most, each as `claim` would."""
-        return self._claim({"cancel_requested_at": {"$ne": None}}, holder, limit=limit)
+        held: list[HeldJob] = []
+        for state in (JobState.QUEUED, JobState.RUNNING):
+            asked = {"open": True, "state": state, "cancel_requested_at": {"$gt": BEFORE_ALL}}
+            held += self._claim(asked, holder, limit=limit - len(held))
+        return held
 
     def _claim(self, condition: Mapping[str, Any], holder: str, *, limit: int) -> list[HeldJob]:
+        """Take the claimable ones of these jobs, those first that have waited longest."""
         claimed_at = time.monotonic()
         now = self.now()
-        claimable = [
-            {"state": JobState.QUEUED, "available_at": {"$lte": now}},
-            {"state": {"$ne": JobState.QUEUED}, "lease.expires_at": {"$lte": now}},
-        ]
         held: list[HeldJob] = []
         with mongo_errors():
-            candidates = self._jobs.find({"open": True, "$or": claimable, **condition}).sort("available_at", ASCENDING)
-            for candidate in candidates.limit(max(limit, CLAIM_CANDIDATES)):
-                claimed = self._claim_one(Job.model_validate(candidate), holder, now)
-                if claimed is not None:
-                    held.append(HeldJob(self, claimed, claimed_at=claimed_at))
+            for candidate in self._jobs.find(condition).sort("available_at", ASCENDING):
+                seen = Job.model_validate(candidate)
                 if len(held) == limit:
                     break
+                claimed = self._claim_one(seen, holder, now) if seen.claimable(now) else None
+                if claimed is not None:
+                    held.append(HeldJob(self, claimed, claimed_at=claimed_at))
         return held
 
     def _claim_one(self, seen: Job, holder: str, now: datetime) -> Job | None:

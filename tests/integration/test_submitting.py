@@ -241,3 +241,35 @@ def test_an_upload_leaves_no_file_behind(web: Web, tmp_path: Path, monkeypatch: 
         web.client().post("/v1/documents", content=body, headers=PDF)
         web.client().post("/v1/documents", files={"file": ("a.pdf", body)})
     assert list(tmp_path.glob("fanfold-*")) == []
+
+
+@pytest.mark.parametrize("way", ["raw", "form", "nothing said"])
+def test_a_priority_is_said_at_submit_and_kept_by_a_retry(web: Web, stores: Stores, way: str) -> None:
+    """In a header or a form's field; the job shows it, and so does the new job that a retry makes."""
+    client = web.client()
+    match way:
+        case "raw":
+            answer = client.post("/v1/documents", content=LETTER, headers=PDF | {"Fanfold-Priority": "high"})
+        case "form":
+            answer = client.post("/v1/documents", files={"file": ("a.pdf", LETTER)}, data={"priority": "high"})
+        case _:
+            answer = client.post("/v1/documents", content=LETTER, headers=PDF)
+    expected = "normal" if way == "nothing said" else "high"
+    job_id = answer.json()["job_id"]
+    assert client.get(f"/v1/jobs/{job_id}").json()["priority"] == expected
+    settle(stores, JobState.CANCELLED)
+    retried = client.post(f"/v1/jobs/{job_id}/retry").json()["job_id"]
+    assert retried != job_id
+    assert client.get(f"/v1/jobs/{retried}").json()["priority"] == expected
+
+
+def test_a_priority_that_there_is_not_is_refused(web: Web) -> None:
+    """With the words that there are; nothing is stored."""
+    client = web.client()
+    raw = client.post("/v1/documents", content=LETTER, headers=PDF | {"Fanfold-Priority": "urgent"})
+    form = client.post("/v1/documents", files={"file": ("a.pdf", LETTER)}, data={"priority": "urgent"})
+    reference = client.post("/v1/documents", json={"url": "s3://inbox/a.pdf", "priority": "urgent"})
+    for answer in (raw, form, reference):
+        assert (answer.status_code, answer.json()["type"]) == (400, "urn:fanfold:bad-priority")
+        assert "high, normal, low" in answer.json()["detail"]
+    assert client.get("/v1/documents").json()["documents"] == []
