@@ -51,14 +51,14 @@ def test_a_frozen_embedder_is_replaced(brisk: Cluster, book: Copy, outcomes: lis
     assert brisk.ingest(book(2)).state is JobState.SUCCEEDED
 
 
-def test_an_embedder_that_does_not_come_up_again_is_replaced(brisk: Cluster, book: Copy) -> None:
+def test_an_embedder_that_does_not_come_up_again_is_replaced(brisk: Cluster, note: Copy) -> None:
     """Killed, and frozen before its model is there: as long as an attempt may stall, then another loads instead."""
-    brisk.ingest(book(0))
+    brisk.ingest(note(0))
     [embedder] = titled("ray::EmbedderActor")
     embedder.kill()
     until(lambda: titled("ray::EmbedderActor.__init__"))
     with frozen(titled("ray::EmbedderActor.__init__")[0]) as embedder:
-        job = brisk.submit(book(1))
+        job = brisk.submit(note(1))
         ended = brisk.finish(job.job_id, timeout_s=JOB_TIMEOUT_S + 2 * brisk.settings.stall_timeout_s)
     assert ended.state is JobState.SUCCEEDED, ended.error
     assert len(ended.attempts) <= brisk.settings.max_attempts
