@@ -1,5 +1,6 @@
 """A running Fanfold, as the tests see it."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,12 @@ class Cluster:
         """Submit a file and wait for its job's end."""
         return self.finish(self.client.submit(path).job_id)
 
-    def finish(self, job_id: str) -> JobView:
+    def finish(self, job_id: str, *, timeout_s: float = JOB_TIMEOUT_S) -> JobView:
         """Wait for the job's end."""
-        for _ in range(JOB_TIMEOUT_S // 10):
-            job = self.client.job(job_id, wait=10)
-            if job.state.terminal:
-                return job
-        raise AssertionError(f"job {job_id} has not ended after {JOB_TIMEOUT_S} s: {job}")
+        give_up_at = time.monotonic() + timeout_s
+        while not (job := self.client.job(job_id, wait=10)).state.terminal:
+            assert time.monotonic() < give_up_at, f"job {job_id} has not ended after {timeout_s:g} s: {job}"
+        return job
 
 
 def ray_address() -> str:

@@ -61,6 +61,12 @@ def book(tmp_path: Path) -> Copy:
 
 
 @pytest.fixture
+def note(tmp_path: Path) -> Copy:
+    """Any number of copies of a page that is one chunk."""
+    return _copies(tmp_path / "note", pdf_of([PARAGRAPH.format(1)]))
+
+
+@pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """An S3 server, and this process's credentials for it."""
     with S3Server() as server:

@@ -24,9 +24,9 @@ TAKEOVER = Scenario("takeover after a crash or a pause", left=Left(ticks=1, cras
 RENEWAL = Scenario("renewal against expiry", left=Left(ticks=2, beats=1), tick_s=HALF_TTL_S, fewest_states=15_000)
 REQUEUE = Scenario("requeue", left=Left(ticks=1, errors=1), fewest_states=8_000)
 FAILURE = Scenario("failure", left=Left(ticks=1, errors=1), error=FATAL, fewest_states=8_000)
-CANCELLED = Scenario("cancel", users=(CANCEL,), left=Left(beats=1), fewest_states=3_000)
+CANCELLED = Scenario("cancel", users=(CANCEL,), left=Left(beats=1), fewest_states=5_000)
 CANCELLED_TAKEOVER = Scenario("cancel and takeover", users=(CANCEL,), left=Left(ticks=1), fewest_states=40_000)
-CANCELLED_RETRIED = Scenario("cancel, retry", users=(("cancel", "retry"),), fewest_states=1_500)
+CANCELLED_RETRIED = Scenario("cancel, retry", users=(("cancel", "retry"),), fewest_states=3_000)
 CANCELLED_REQUEUED = Scenario("cancel and requeue", users=(CANCEL,), left=Left(errors=1), fewest_states=4_000)
 CANCELLED_SENT_AGAIN = Scenario(
     "cancel, submit, sweep",
@@ -35,9 +35,16 @@ CANCELLED_SENT_AGAIN = Scenario(
     sweeps=1,
     left=Left(ticks=1),
     tick_s=RETRY_WINDOW_S,
-    fewest_states=3_000,
+    fewest_states=8_000,
 )
-CANCELLED_SUBMITTED = Scenario("cancel against submit", users=(CANCEL, SUBMIT), fewest_states=3_000)
+CANCELLED_DELETED_SENT_AGAIN = Scenario(
+    "cancel against delete, submit",
+    supervisors=1,
+    users=(CANCEL, ("delete", "submit")),
+    sweeps=1,
+    fewest_states=70_000,
+)
+CANCELLED_SUBMITTED = Scenario("cancel against submit", users=(CANCEL, SUBMIT), fewest_states=35_000)
 DELETED = Scenario("delete", users=(DELETE,), fewest_states=3_000)
 DELETED_CANCELLED = Scenario("delete against cancel", users=(DELETE, CANCEL), fewest_states=15_000)
 DELETED_SENT_AGAIN = Scenario("delete, submit", users=(("delete", "submit"),), sweeps=1, fewest_states=30_000)
@@ -53,6 +60,7 @@ QUICK = [
     CANCELLED_REQUEUED,
     CANCELLED_SENT_AGAIN,
     CANCELLED_SUBMITTED,
+    CANCELLED_DELETED_SENT_AGAIN,
     DELETED,
     DELETED_CANCELLED,
     DELETED_SENT_AGAIN,
