@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from pymongo.database import Database
 from qdrant_client import QdrantClient
 
@@ -25,6 +26,9 @@ from samples.build import build
 from serve.client import Client
 from tests.clusters import Cluster
 from tests.s3_server import CREDENTIALS, S3Server
+
+hypothesis_settings.register_profile("fanfold", deadline=None)  # a busy machine is no finding
+hypothesis_settings.load_profile("fanfold")
 
 DIMENSION = 384
 PIPELINE = PipelineSpec(extract="e" * 16, chunk="c" * 16, embed="f" * 16)
