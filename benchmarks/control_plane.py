@@ -40,6 +40,7 @@ from cluster.work import Started, Work
 from ingest.model import ChunkPlan, Document, Inspection, Job, PipelineSpec, Revision
 from ingest.settings import Settings
 from ingest.stores import Stores
+from ingest.telemetry import configure_logging
 from ingest.turns import Priority
 
 RUNS = ((1, 10), (1, 100), (1, 1_000), (1, 10_000), (2, 10), (4, 10))  # nodes, jobs that wait
@@ -172,7 +173,7 @@ class Bench:
 @contextmanager
 def _bench(nodes: int, depth: int) -> Iterator[Bench]:
     """A cluster of so many nodes, and so many jobs in the queue."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS_PER_NODE})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS_PER_NODE, "include_dashboard": False})
     for _ in range(nodes - 1):
         cluster.add_node(num_cpus=CPUS_PER_NODE)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -205,6 +206,7 @@ def main(arguments: Sequence[str]) -> None:
     """Print the table; `4:100` as an argument stands for four nodes and a hundred jobs that wait."""
     table = Table("nodes", "jobs that wait", "pages a second", "jobs a second", "calls a page", "calls a job")
     runs = [tuple(map(int, argument.split(":"))) for argument in arguments] or RUNS
+    configure_logging("ERROR")
     for nodes, depth in track(runs, console=Console(stderr=True)):
         with _bench(nodes, depth) as bench, patch("cluster.supervisor.RayEngine", IdleEngine):
             measured = asyncio.run(bench.measure())

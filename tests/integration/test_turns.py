@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
+from cluster.composition import Blueprint
 from cluster.embedded import EmbeddedMongoDB
 from cluster.queue import GUEST_PLACES, Queue
 from cluster.scheduler import FairScheduler, Owner
+from cluster.supervisor import Supervisor
 from ingest import pipeline
 from ingest.model import ChunkPlan, Inspection, Job, JobState, Revision
 from ingest.pipeline import Pipeline
@@ -22,6 +24,7 @@ from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
 from ingest.turns import Priority
 from tests.builders import a_document, pipeline_named
+from tests.conftest import PIPELINE
 from tests.integration.queue import insert
 
 SLOTS = 4
@@ -285,3 +288,22 @@ def test_every_page_is_drawn_only_when_there_is_room() -> None:
 
     asyncio.run(pipeline._all(work(), lambda: 3))
     assert sorted(ended) == list(range(10))
+
+
+async def test_a_supervisor_claims_by_turns(stores: Stores, settings: Settings) -> None:
+    """Production's own loop asks the queue with what it runs: the second of two tenants' jobs is not the first's."""
+    blueprint = Blueprint(
+        settings=settings.model_copy(update={"max_running_jobs": 2}), pipeline=PIPELINE, dimension=384
+    )
+    supervisor = Supervisor(blueprint, stores)
+    for number in range(3):
+        insert(stores.jobs, f"a{number}", tenant="a")
+    insert(stores.jobs, "b", tenant="b")
+    tenants = []
+    for _ in range(2):
+        (held,) = await supervisor._claim()
+        tenants.append(held.job.tenant)
+        supervisor._running[asyncio.create_task(asyncio.sleep(60))] = held.job
+    for task in supervisor._running:
+        task.cancel()
+    assert sorted(tenants) == ["a", "b"]
