@@ -39,11 +39,10 @@ def test_a_job_uses_every_node_for_what_it_has(readers_and_gpu: tuple[Site, list
 
 
 def test_supervisors_live_on_different_nodes(readers_and_gpu: tuple[Site, list[Node], Node]) -> None:
-    """One on the head, the other on the next node: the loss of either node leaves one."""
+    """The loss of either node leaves one."""
     site, readers, gpu = readers_and_gpu
     homes = [node for node in (site.head, *readers, gpu) for _ in node.workers("ray::SupervisorActor")]
     assert len(homes) == len(set(homes)) == 2
-    assert site.head in homes
 
 
 def test_a_cluster_that_was_joined_is_drained_from_its_data_directory(
