@@ -131,7 +131,7 @@ def stopped(cluster: Cluster, s3: S3Server, scans: Path, *options: str) -> tuple
 def test_a_stopped_ray_job_leaves_its_jobs_to_go_on(cluster: Cluster, s3: S3Server, scans: Path) -> None:
     """Its report is there, and true of every document that it had begun; run again, the rest is done and no more."""
     found, logs = stopped(cluster, s3, scans)
-    assert set(found) == {"a", "b", "c"}, logs
+    assert set(found) >= {"a", "b", "c"}, logs  # and the fourth, where the first had ended before the stop
     ended = {name: cluster.finish(row["job_id"]) for name, row in found.items()}
     assert {job.state for job in ended.values()} == {JobState.SUCCEEDED}
     report = scans.with_suffix(".parquet")
@@ -141,7 +141,7 @@ def test_a_stopped_ray_job_leaves_its_jobs_to_go_on(cluster: Cluster, s3: S3Serv
         "a": ("succeeded", True),
         "b": ("succeeded", True),
         "c": ("succeeded", True),
-        "d": ("succeeded", False),
+        "d": ("succeeded", "d" in found),
     }
     assert_published_exactly(cluster.stores, ended["b"], keep_source=True)
 
@@ -150,8 +150,9 @@ def test_a_stopped_ray_job_cancels_what_it_has_made(cluster: Cluster, s3: S3Serv
     """Asked to, it cancels its jobs, and no other's."""
     others = cluster.client.submit(min(scans.iterdir()))
     found, logs = stopped(cluster, s3, scans, "--cancel-on-stop")
-    assert set(found) == {"a", "b", "c"}, logs
+    assert set(found) >= {"a", "b", "c"}, logs  # and the fourth, where the first had ended before the stop
     assert (found["a"]["job_id"], found["a"]["already_there"]) == (others.job_id, True)
     states = {name: cluster.finish(row["job_id"]).state for name, row in found.items()}
-    assert states == {"a": JobState.SUCCEEDED, "b": JobState.CANCELLED, "c": JobState.CANCELLED}, logs
-    assert {found[name]["state"] for name in ("b", "c")} <= {"cancelling", "cancelled"}
+    assert states.pop("a") is JobState.SUCCEEDED
+    assert set(states.values()) == {JobState.CANCELLED}, logs
+    assert {found[name]["state"] for name in states} <= {"cancelling", "cancelled"}
