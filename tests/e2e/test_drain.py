@@ -87,7 +87,8 @@ def test_what_runs_too_long_goes_back_and_stays_there_until_the_drain_ends(
     job = cluster.submit(a_scan(tmp_path, 12))
     until(lambda: cluster.client.job(job.job_id).progress.pages_done >= 2)
     answer = said(drain("--timeout", "0"))
-    assert (answer["status"], answer["done"], answer["given_back"]) == (0, True, 1)
+    assert (answer["status"], answer["done"]) == (0, True)
+    assert answer["given_back"] >= 1  # other tests' jobs may run too
     assert answer["waiting"] >= 1
     pid = actor_pid(SUPERVISOR_ACTOR)
     kill_actor(SUPERVISOR_ACTOR)
