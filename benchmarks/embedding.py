@@ -9,10 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from qdrant_client import QdrantClient
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.stores import local_stores
 from ingest.activities import Activities
 from ingest.batching import Batcher
 from ingest.checkpoints import Checkpoints
@@ -21,13 +21,6 @@ from ingest.model import Chunk, Revision
 from ingest.settings import Settings
 from ingest.stages.embedding import Embedder, load_tokenizer
 from ingest.stages.models import embedding_model_path
-from ingest.stores import Stores, mongo
-from ingest.stores.catalog import Catalog
-from ingest.stores.jobs import JobStore
-from ingest.stores.objects import DirectoryStore
-from ingest.stores.receipts import ReceiptStore
-from ingest.stores.roster import Roster
-from ingest.stores.vectors import VectorStore
 from samples.pages import page_texts
 
 DOCUMENTS = 200
@@ -39,7 +32,7 @@ def main() -> None:
     """Print vectors a second of both, and the ratio."""
     with tempfile.TemporaryDirectory() as directory:
         settings = Settings(data_dir=Path(directory))
-        activities = Activities(_stores(settings), settings)
+        activities = Activities(local_stores(settings.home), settings)
         embedder = activities.load_embedder(threads=1)
         documents = _documents(settings)
         embedder.embed([chunk.text for chunk in documents[0]], [1] * len(documents[0]), budget=512)  # warms up
@@ -65,7 +58,7 @@ def _naive(embedder: Embedder, documents: list[list[Chunk]]) -> float:
 async def _coalesced(activities: Activities, settings: Settings, documents: list[list[Chunk]], run: int) -> float:
     pipeline = pipeline_of(settings)
     revisions = [Revision("default", f"{run:016x}{number:016x}", 1, pipeline) for number in range(len(documents))]
-    stores = _stores(settings)
+    stores = local_stores(settings.home)
     for revision, chunks in zip(revisions, documents, strict=True):
         Checkpoints(stores.objects, revision.document_id, pipeline).write_chunks(chunks, batch_size=len(chunks))
     batcher = Batcher(activities, activities.load_embedder(threads=1), settings)
@@ -96,18 +89,6 @@ def _documents(settings: Settings) -> list[list[Chunk]]:
         pairs = zip(texts, lengths, strict=True)
         documents.append([Chunk(index, text, 1, 1, length) for index, (text, length) in enumerate(pairs)])
     return documents
-
-
-def _stores(settings: Settings) -> Stores:
-    database = mongo.connect("mongodb://127.0.0.1:1", "unused")  # connects on first use: embedding needs none
-    return Stores(
-        jobs=JobStore(database, lease_ttl_s=1, job_timeout_s=1),
-        catalog=Catalog(database),
-        vectors=VectorStore(QdrantClient(":memory:"), "unused"),
-        objects=DirectoryStore(settings.home / "objects"),
-        receipts=ReceiptStore(database),
-        roster=Roster(database),
-    )
 
 
 if __name__ == "__main__":

@@ -11,22 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pymupdf
-from qdrant_client import QdrantClient
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.stores import local_stores
 from ingest import ids
 from ingest.activities import Activities
 from ingest.fingerprints import pipeline_of
 from ingest.model import Revision
 from ingest.settings import Settings
-from ingest.stores import Stores, mongo
-from ingest.stores.catalog import Catalog
-from ingest.stores.jobs import JobStore
-from ingest.stores.objects import DirectoryStore
-from ingest.stores.receipts import ReceiptStore
-from ingest.stores.roster import Roster
-from ingest.stores.vectors import VectorStore
 from samples.pages import page_texts
 
 PAGES = 500
@@ -61,15 +54,7 @@ def _plain_loop(book: bytes) -> int:
 
 def _inspect(book: bytes, home: Path) -> None:
     settings = Settings(data_dir=home)
-    database = mongo.connect("mongodb://127.0.0.1:1", "unused")  # connects on first use: an inspection needs none
-    stores = Stores(
-        jobs=JobStore(database, lease_ttl_s=1, job_timeout_s=1),
-        catalog=Catalog(database),
-        vectors=VectorStore(QdrantClient(":memory:"), "unused"),
-        objects=DirectoryStore(home / "objects"),
-        receipts=ReceiptStore(database),
-        roster=Roster(database),
-    )
+    stores = local_stores(home)
     stores.objects.put(ids.source_key("book"), book)
     *_, _ = Activities(stores, settings).inspect(Revision("default", "book", 1, pipeline_of(settings)))
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qdrant_client import QdrantClient
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.stores import local_stores
 from cluster.embedded import EmbeddedMongoDB
 from ingest.fingerprints import pipeline_of
 from ingest.model import DEFAULT_TENANT, Chunk, Document, Page, Revision, Route
@@ -30,13 +30,7 @@ from ingest.settings import Settings
 from ingest.stages.chunking import Chunker
 from ingest.stages.embedding import Embedder, load_tokenizer
 from ingest.stages.models import embedding_model_path
-from ingest.stores import Stores, mongo
-from ingest.stores.catalog import Catalog
-from ingest.stores.jobs import JobStore
-from ingest.stores.objects import DirectoryStore
-from ingest.stores.receipts import ReceiptStore
-from ingest.stores.roster import Roster
-from ingest.stores.vectors import VectorStore, collection_name
+from ingest.stores import Stores
 from samples.pages import WORKS, page_texts
 from serve.search import search
 from serve.search_schemas import MAX_QUERY_CHARACTERS, SearchMode, SearchRequest
@@ -138,21 +132,10 @@ def _ranked(stores: Stores, query: str, vector: Sequence[float], mode: SearchMod
 @contextmanager
 def _empty_stores(directory: Path) -> Iterator[Stores]:
     """The embedded stores, without Ray."""
-    settings = Settings(data_dir=directory)
     server = EmbeddedMongoDB(directory / "mongodb")
     server.start()
     try:
-        database = mongo.connect(server.uri, "benchmark")
-        vectors = VectorStore(QdrantClient(":memory:"), collection_name(settings.embedding_model, 0))
-        jobs = JobStore(database, lease_ttl_s=60, job_timeout_s=600)
-        stores = Stores(
-            jobs=jobs,
-            catalog=Catalog(database),
-            vectors=vectors,
-            objects=DirectoryStore(directory / "objects"),
-            receipts=ReceiptStore(database),
-            roster=Roster(database),
-        )
+        stores = local_stores(directory, mongodb_uri=server.uri)
         stores.catalog.prepare()
         yield stores
     finally:
