@@ -32,7 +32,7 @@ class Priority(StrEnum):
         return RANKS[self]
 
 
-RANKS = {priority: rank for rank, priority in enumerate(Priority)}
+RANKS: dict[str, int] = {priority: rank for rank, priority in enumerate(Priority)}
 NO_PRIORITY = f"The priority must be one of: {', '.join(Priority)}."
 
 

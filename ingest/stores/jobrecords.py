@@ -5,8 +5,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from ingest.model import Attempt, Job, JobState, PipelineSpec, Stage, StageRecord
-from ingest.turns import Priority, Ticket
+from ingest.telemetry import get_logger
+from ingest.turns import RANKS, Priority, Ticket
+
+log = get_logger()
 
 TICKET = {"tenant": 1, "priority": 1, "available_at": 1, "lease.expires_at": 1}  # the fields of a ticket
 
@@ -60,9 +65,18 @@ def next_attempt(seen: Job, holder: str, epoch: int, now: datetime) -> dict[str,
     return change
 
 
+def readable(record: Mapping[str, Any]) -> Job | None:
+    """The job; None where a newer version has written what this one does not know: it is left to that version."""
+    try:
+        return Job.model_validate(record)
+    except ValidationError as error:
+        log.warning("a job of a newer version is left alone", job_id=record["_id"], errors=error.error_count())
+        return None
+
+
 def ticket_of(record: Mapping[str, Any]) -> Ticket:
     """The ticket that a record, read with `TICKET`, stands for."""
-    rank = Priority(record.get("priority", Priority.NORMAL)).rank  # jobs of earlier versions have none
+    rank = RANKS.get(record.get("priority", ""), Priority.NORMAL.rank)  # jobs of other versions may have none, or another
     return Ticket(rank, record["available_at"], record["_id"], record["tenant"])
 
 

@@ -22,7 +22,7 @@ from ingest.faults import fault_point
 from ingest.model import Job, JobState, Lease, PipelineSpec, Stage, StageStatus
 from ingest.stores.clock import Clock
 from ingest.stores.held import HeldJob
-from ingest.stores.jobrecords import TICKET, new_job, next_attempt, shown_as, ticket_of
+from ingest.stores.jobrecords import TICKET, new_job, next_attempt, readable, shown_as, ticket_of
 from ingest.stores.mongo import mongo_errors, update_and_read
 from ingest.turns import Priority, Ticket
 
@@ -290,7 +290,7 @@ class JobStore:
         claimed_at, now = time.monotonic(), self.now()
         with mongo_errors():
             found = self._jobs.find_one({"_id": job_id, "open": True})
-            seen = None if found is None else Job.model_validate(found)
+            seen = None if found is None else readable(found)
             claimed = None if seen is None or not seen.claimable(now) else self._claim_one(seen, holder, now)
         return None if claimed is None else HeldJob(self, claimed, claimed_at=claimed_at)
 
@@ -310,10 +310,10 @@ class JobStore:
         held: list[HeldJob] = []
         with mongo_errors():
             for candidate in self._jobs.find(condition).sort("available_at", ASCENDING):
-                seen = Job.model_validate(candidate)
                 if len(held) == limit:
                     break
-                claimed = self._claim_one(seen, holder, now) if seen.claimable(now) else None
+                seen = readable(candidate)
+                claimed = None if seen is None or not seen.claimable(now) else self._claim_one(seen, holder, now)
                 if claimed is not None:
                     held.append(HeldJob(self, claimed, claimed_at=claimed_at))
         return held

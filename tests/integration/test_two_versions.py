@@ -127,3 +127,20 @@ async def test_a_word_of_a_newer_version_is_read_by_an_older_one(
     assert ended.state is JobState.SUCCEEDED
     assert ended.attempts[0].error is not None
     assert ended.attempts[0].error.category is Category.INTERNAL
+
+
+def test_a_job_that_an_older_version_cannot_read_is_left_to_the_newer_one(
+    old: Version, stores: Stores, database: Database[dict[str, Any]], tmp_path: Path
+) -> None:
+    """It is not claimed, and hides no other job: neither its state nor its priority ends the claim loop."""
+    unreadable, plain = (submit_one(tmp_path, old, letter) for letter in "ab")
+    change = {"stages.extract.status": "paused", "priority": "urgent"}
+    database["jobs"].update_one({"_id": unreadable.job_id}, {"$set": change})
+    waiting = [ticket.job_id for ticket in stores.jobs.waiting(limit=10)]
+    assert sorted(waiting) == sorted([unreadable.job_id, plain.job_id])
+    held = [stores.jobs.claim("old", job_id) for job_id in waiting]
+    assert [one.job.job_id for one in held if one is not None] == [plain.job_id]
+    assert stores.jobs.claim("old") is None
+    left = database["jobs"].find_one({"_id": unreadable.job_id})
+    assert left is not None
+    assert (left["state"], left["lease"]["epoch"]) == (JobState.QUEUED, 0)
