@@ -76,7 +76,7 @@ def readable(record: Mapping[str, Any]) -> Job | None:
 
 def ticket_of(record: Mapping[str, Any]) -> Ticket:
     """The ticket that a record, read with `TICKET`, stands for."""
-    rank = RANKS.get(record.get("priority", ""), Priority.NORMAL.rank)  # jobs of other versions may have none, or another
+    rank = RANKS.get(record.get("priority", ""), Priority.NORMAL.rank)  # other versions have none, or others
     return Ticket(rank, record["available_at"], record["_id"], record["tenant"])
 
 
