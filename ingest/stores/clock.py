@@ -13,7 +13,7 @@ MILLISECOND = 1_000  # what MongoDB keeps of an instant, in microseconds
 
 
 class Clock:
-    """Reads the server's clock once a second at the most, and counts on from there.
+    """Reads the server's clock once a second at the most, and counts on from there; it never goes back.
 
     Never ahead of the server by more than two clocks drift apart within a second, and behind it by the reply's way
     back at the most. Behind is the safe side: leases that are granted end earlier, leases of others are taken later.
@@ -22,9 +22,14 @@ class Clock:
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._admin = database.client.admin
         self._read: tuple[float, datetime] | None = None  # when, by the monotonic clock, and what it showed
+        self._latest = datetime.min.replace(tzinfo=UTC)  # that was told
 
     def now(self) -> datetime:
         """The time on the server. Raises `StoreUnavailable` when it has to be asked and does not answer."""
+        self._latest = max(self._latest, self._look())  # a reply that was long on its way shows an earlier time
+        return self._latest
+
+    def _look(self) -> datetime:
         read = self._read
         if read is not None and time.monotonic() - read[0] < READ_AGAIN_S:
             instant = read[1] + timedelta(seconds=time.monotonic() - read[0])

@@ -20,6 +20,7 @@ from ingest.pipeline import Pipeline
 from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.catalog import Catalog
+from ingest.stores.clock import Clock
 from ingest.stores.jobs import JobStore
 from ingest.stores.receipts import ReceiptStore
 from ingest.stores.roster import Roster
@@ -231,8 +232,9 @@ def modelled() -> Iterator[pytest.MonkeyPatch]:
             patch.setattr(f"{module}.log", MUTED)
         patch.setattr("ingest.pipeline.Tenure", ModelTenure)
         patch.setattr("ingest.submission.datetime", SimpleNamespace(now=lambda _zone: START))
-        patch.setattr("ingest.stores.jobs.uuid", SimpleNamespace(uuid4=lambda: ask("user", "new_id")))
-        patch.setattr("ingest.stores.clock.READ_AGAIN_S", 0)  # so that what is asked depends on nothing but answers
+        patch.setattr("ingest.stores.jobrecords.uuid", SimpleNamespace(uuid4=lambda: ask("user", "new_id")))
+        patch.setattr(Clock, "now", Clock._look)  # so that what is asked depends on nothing but answers
+        patch.setattr("ingest.stores.clock.READ_AGAIN_S", 0)
         patch.setattr("ingest.stores.jobs.update_and_read", _update_and_read)
         patch.setattr(Job, "model_validate", JobsByRecord())
         patch.setattr(asyncio, "to_thread", _at_once)
