@@ -67,8 +67,8 @@ def note(tmp_path: Path) -> Copy:
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """An S3 server, and this process's credentials for it."""
+def mortal_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server of the test's own, which may be stopped; and this process's credentials for it."""
     with S3Server() as server:
         for name, value in CREDENTIALS.items():
             monkeypatch.setenv(name, value)

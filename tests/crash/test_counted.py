@@ -23,7 +23,7 @@ def _made(s3: S3Server, kind: str) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_committed_page_or_batch_is_computed_again_after_a_loss_of_power(
-    s3: S3Server, tmp_path: Path, letters: Copy, book: Copy
+    mortal_s3: S3Server, tmp_path: Path, letters: Copy, book: Copy
 ) -> None:
     """Everything is killed while one document is read and another embedded: nobody puts what was there, or puts twice.
 
@@ -31,12 +31,12 @@ def test_no_committed_page_or_batch_is_computed_again_after_a_loss_of_power(
     means not computed.
     """
     small_batches = {"FANFOLD_EMBEDDING_BATCH_CHUNKS": "8", "FANFOLD_LEASE_TTL_S": "15"}
-    with Machine(tmp_path / "home", **s3.settings, **small_batches) as machine, Client(machine.url) as client:
+    with Machine(tmp_path / "home", **mortal_s3.settings, **small_batches) as machine, Client(machine.url) as client:
         jobs = [client.submit(letters(0)).job_id, client.submit(book(0)).job_id]
-        until(lambda: min(_made(s3, "/pages/"), _made(s3, "/vectors/")) >= IN_THE_MIDDLE, PATIENCE_S)
+        until(lambda: min(_made(mortal_s3, "/pages/"), _made(mortal_s3, "/vectors/")) >= IN_THE_MIDDLE, PATIENCE_S)
         machine.lose_power()
-        committed = {key for key in s3.stored() if "/checkpoints/" in key}
-        before = s3.puts.copy()
+        committed = {key for key in mortal_s3.stored() if "/checkpoints/" in key}
+        before = mortal_s3.puts.copy()
         machine.start()
         ended = [machine.finish(client, job_id) for job_id in jobs]
         with machine.stores() as stores:
@@ -45,7 +45,7 @@ def test_no_committed_page_or_batch_is_computed_again_after_a_loss_of_power(
     assert [[attempt.outcome for attempt in job.attempts] for job in ended] == [["lost", "succeeded"]] * 2
     for kind in ("/pages/", "/vectors/"):
         assert sum(kind in key for key in committed) >= IN_THE_MIDDLE - 1, "it was killed too early"
-        assert _made(s3, kind) > sum(kind in key for key in committed), "it was killed too late"
-    again = s3.puts - before
+        assert _made(mortal_s3, kind) > sum(kind in key for key in committed), "it was killed too late"
+    again = mortal_s3.puts - before
     assert not committed & again.keys(), "committed, and computed again"
     assert set(again.values()) == {1}

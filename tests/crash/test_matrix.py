@@ -65,7 +65,8 @@ TIME_TO_CANCEL = [
 ]
 
 
-NO_CLAIM = {"point": "jobs.claim", "fault": Fault.DELAY, "times": 8}  # for a while
+SAID = {"author": "the pilot"}  # of each document
+NO_CLAIM = {"point": "jobs.waiting", "fault": Fault.DELAY, "times": 8}  # for a while
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _document(directory: Path, pdf: bytes | None = None) -> Path:
 
 def _ingested(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView:
     """The document's job at its end. Looks are made when hinted at, so hints come where a look is to meet a fault."""
-    submitted = faulty.ask(lambda: faulty.client.submit(path))
+    submitted = faulty.ask(lambda: faulty.client.submit(path, metadata=SAID))
     hint = schedule.point == "jobs.look"
     return faulty.ended(submitted.job_id, lambda: raise_flag(submitted.job_id) if hint else None)
 
@@ -210,12 +211,14 @@ def _assert_published(faulty: FaultyCluster, job: JobView, undisturbed: list[str
     hits = faulty.ask(lambda: faulty.client.search("who takes the wheel", limit=50, document_ids=[job.document_id]))
     unsaid = faulty.ask(lambda: faulty.client.search("who takes the wheel", metadata={"nobody": "said so"}))
     listed = faulty.ask(lambda: list(faulty.client.jobs(limit=5)))
+    newest = faulty.ask(lambda: list(faulty.client.documents(limit=5)))
     manifest = ids.chunk_ids(job.document_id, job.revision, len(chunks))
     assert [chunk.chunk_id for chunk in chunks] == manifest
     assert sorted(hit.chunk_id for hit in hits) == sorted(manifest)
     assert unsaid == []
     assert [chunk.text for chunk in chunks] == undisturbed
     assert job.job_id in {one.job_id for one in listed}
+    assert job.document_id in {one.document_id for one in newest}
 
 
 def _assert_refused(faulty: FaultyCluster, job: JobView) -> None:

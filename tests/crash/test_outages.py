@@ -112,18 +112,18 @@ def _outlasted(cluster: Cluster, job_id: str, outage: Outage, name: str) -> JobV
 
 @pytest.mark.parametrize("outage", ["frozen", "stopped"])
 def test_an_object_store_that_is_gone_for_a_while_is_waited_for(
-    s3: S3Server, tmp_path: Path, letters: Copy, outage: str
+    mortal_s3: S3Server, tmp_path: Path, letters: Copy, outage: str
 ) -> None:
     """While pages are committed: named as down, no page fails, and the same attempt ends exact."""
-    with Machine(tmp_path / "home", **s3.settings) as machine, Client(machine.url) as client:
+    with Machine(tmp_path / "home", **mortal_s3.settings) as machine, Client(machine.url) as client:
         job_id = client.submit(letters(0)).job_id
         until(lambda: client.job(job_id).progress.pages_done)
-        s3.freeze() if outage == "frozen" else s3.stop()
+        mortal_s3.freeze() if outage == "frozen" else mortal_s3.stop()
         since = time.monotonic()
         until(lambda: machine.down() == ["object_store"])
         assert not client.job(job_id).state.terminal
         time.sleep(max(0.0, OUTAGE_S - (time.monotonic() - since)))
-        s3.thaw() if outage == "frozen" else s3.start()
+        mortal_s3.thaw() if outage == "frozen" else mortal_s3.start()
         ended = machine.finish(client, job_id)
         with machine.stores() as stores:
             assert_invariants(stores)
