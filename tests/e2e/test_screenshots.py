@@ -12,7 +12,7 @@ from tests.clusters import Cluster
 from tests.pdfs import pdf_of, with_damaged_page
 
 PICTURES = Path(__file__).parents[2] / "docs" / "screenshots"
-MOST_BYTES = 150_000
+MOST_BYTES = 300_000
 WINDOW = (1100, 760)
 TALL = (1100, 1150)
 QUERY = "reading the barometer"
