@@ -28,11 +28,11 @@ def connected_drain(settings: Settings, cluster: str | None) -> Iterator["Drain"
     Raises `ConfigurationError` where that is none, or several, and where no MongoDB is known.
     """
     here = _instance(settings)
-    uri = here.mongodb_uri if settings.mongodb_uri is None and here else settings.mongodb_uri
-    if uri is None:
+    given = None if settings.mongodb_uri is None else settings.mongodb_uri.get_secret_value()
+    uri = given or (here and here.mongodb_uri)
+    if not uri:
         raise ConfigurationError("No Fanfold runs on this data directory. Set FANFOLD_MONGODB_URI to drain another.")
-    secret = uri if isinstance(uri, str) else uri.get_secret_value()
-    database = mongo.connect(secret, settings.mongodb_database)
+    database = mongo.connect(uri, settings.mongodb_database)
     with contextlib.closing(database.client):
         roster = Roster(database)
         jobs = JobStore(database, lease_ttl_s=settings.lease_ttl_s, job_timeout_s=settings.job_timeout_s)

@@ -20,7 +20,7 @@ from cluster.composition import Blueprint
 from cluster.embedder_actor import EmbedderActor
 from cluster.metrics import EMBEDDERS
 from cluster.nodes import cluster_cpus
-from cluster.work import OVERTIME_S, SOFT_STOP_S, meaning_of
+from cluster.work import OVERTIME_S, SOFT_STOP_S, meaning_of, within
 from ingest.errors import FanfoldError, WorkerCrashed, WorkTimeout
 from ingest.model import Revision
 from ingest.telemetry import get_logger
@@ -103,12 +103,12 @@ class EmbedderPool:
         call = embedder.actor.embed.options(name=name).remote(revision, batch)
         running = _future(call)
         try:
-            while not await _within(running, self._settings.page_timeout_s + OVERTIME_S):
-                if not await _within(_future(embedder.actor.ping.remote()), OVERTIME_S):
+            while not await within(running, self._settings.page_timeout_s + OVERTIME_S):
+                if not await within(_future(embedder.actor.ping.remote()), OVERTIME_S):
                     raise WorkTimeout("The embedder did not answer any more and was stopped.")
         except asyncio.CancelledError:
             ray.cancel(call)
-            if not await _within(running, STOP_SHARED_S if len(embedder.turns) > 1 else SOFT_STOP_S):
+            if not await within(running, STOP_SHARED_S if len(embedder.turns) > 1 else SOFT_STOP_S):
                 self._end(embedder, "does not stop")
             raise
         running.result()
@@ -189,7 +189,7 @@ class EmbedderPool:
     async def _load(self, embedder: Embedder) -> None:
         """Wait for its place and its model: as long as an attempt may stall, then another one is started instead."""
         loading = _future(embedder.actor.load.remote())
-        in_time = await _within(loading, self._settings.stall_timeout_s)
+        in_time = await within(loading, self._settings.stall_timeout_s)
         if embedder not in self._embedders:
             return
         try:
@@ -255,9 +255,3 @@ def _future(reference: Any) -> asyncio.Future[Any]:
     future: asyncio.Future[Any] = asyncio.wrap_future(reference.future())
     future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     return future
-
-
-async def _within(future: asyncio.Future[Any], seconds: float) -> bool:
-    """Whether it ends in time, well or not."""
-    done, _ = await asyncio.wait({future}, timeout=seconds)
-    return bool(done)

@@ -146,12 +146,13 @@ def _below(directory: str) -> Iterator[Found]:
 
 
 def _file(path: str) -> Iterator[Found]:
-    """The file behind the path; nothing for a directory behind a link, or a pipe, which would be read for ever."""
+    """The file behind the path; nothing for a directory behind a link, or a pipe, which would be read for ever.
+
+    It cannot be read where a link leads nowhere or round in a circle, or a directory lists but does not open.
+    """
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116  # a million times
-    except (
-        OSError
-    ) as error:  # a link that leads nowhere, or round in a circle; a directory that lists but does not open
+    except OSError as error:
         yield Missing(Source(path), f"It cannot be read: {error.strerror}.")
         return
     if stat.S_ISREG(mode):

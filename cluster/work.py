@@ -122,11 +122,11 @@ class Work:
         ended = asyncio.create_task(_until_ended(self._values))
         if self._started is not None:
             ray.cancel(self._values, force=False)
-        if self._started is None or not await _within(ended, SOFT_STOP_S):
+        if self._started is None or not await within(ended, SOFT_STOP_S):
             ray.cancel(self._values, force=True)
-        if not await _within(ended, FORCE_STOP_S) and self._started is not None:
+        if not await within(ended, FORCE_STOP_S) and self._started is not None:
             await kill_process(self._started)
-        if not await _within(ended, KILL_S):
+        if not await within(ended, KILL_S):
             log.error("work could not be stopped", started=self._started)
         ended.cancel()
 
@@ -184,6 +184,7 @@ async def _until_ended(values: Any) -> None:
         log.info("work stopped", how=type(error).__name__)
 
 
-async def _within(task: asyncio.Task[None], seconds: float) -> bool:
-    done, _ = await asyncio.wait({task}, timeout=seconds)
+async def within(work: asyncio.Future[Any], seconds: float) -> bool:
+    """Whether it ends in time, well or not."""
+    done, _ = await asyncio.wait({work}, timeout=seconds)
     return bool(done)

@@ -1,6 +1,5 @@
 """A store that is gone for a while, in the middle of a job: named as down, waited for, and nothing fails."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +12,7 @@ import pytest
 from ingest.model import JobState
 from serve.client import Client
 from serve.schemas import JobView
+from tests.background import again_and_again
 from tests.checks import History, assert_invariants, chunk_texts
 from tests.clusters import Cluster
 from tests.crash.conftest import Copy
@@ -50,21 +50,14 @@ def qdrant_frozen(_cluster: Cluster) -> Iterator[None]:
 @contextmanager
 def qdrant_killed(_cluster: Cluster) -> Iterator[None]:
     """As often as Ray starts the actor again, it is killed again."""
-    over = threading.Event()
 
     def kill_all() -> None:
-        while not over.wait(0.2):
-            for process in psutil.Process().children(recursive=True):
-                if not is_gone(process) and process.name().startswith("ray::QdrantActo"):
-                    process.kill()
+        for process in psutil.Process().children(recursive=True):
+            if not is_gone(process) and process.name().startswith("ray::QdrantActo"):
+                process.kill()
 
-    killer = threading.Thread(target=kill_all)
-    killer.start()
-    try:
+    with again_and_again(kill_all, pause_s=0.2):
         yield
-    finally:
-        over.set()
-        killer.join()
 
 
 def _mongodb(cluster: Cluster) -> psutil.Process:

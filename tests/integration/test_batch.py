@@ -2,12 +2,11 @@
 
 import io
 import itertools
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import pyarrow.parquet as pq
@@ -19,13 +18,12 @@ from cluster.outcome import Outcome
 from cluster.report import reporting
 from cluster.sources import Buckets, Missing, Source, find
 from ingest.errors import Category, ConfigurationError
-from ingest.metadata import Metadata
 from ingest.model import Failure, JobState, Revision
 from ingest.settings import Settings
 from ingest.stores import Stores
-from ingest.turns import Priority
 from serve.client import Client
 from serve.schemas import SubmitView
+from tests.background import again_and_again
 from tests.builders import axis_vectors, pipeline_named, some_chunks
 from tests.integration.web import PIPELINE, Web
 from tests.pdfs import pdf_of
@@ -42,17 +40,10 @@ class WebClient(Client):
         self._http = cast(httpx.Client, web.client())
         self.sent = 0
 
-    def submit(
-        self,
-        path: Path,
-        *,
-        metadata: Metadata | None = None,
-        priority: Priority = Priority.NORMAL,
-        idempotency_key: str | None = None,
-    ) -> SubmitView:
+    def submit(self, path: Path, **said: Any) -> SubmitView:
         """Count it."""
         self.sent += 1
-        return super().submit(path, metadata=metadata, priority=priority, idempotency_key=idempotency_key)
+        return super().submit(path, **said)
 
 
 @pytest.fixture
@@ -71,35 +62,27 @@ def web(stores: Stores, settings: Settings, s3: S3Server, inbox: str) -> Web:
 @contextmanager
 def supervised(web: Web) -> Iterator[None]:
     """Jobs end by themselves: those of files called `locked` fail for good, `shaky` for now, others succeed."""
-    over = threading.Event()
 
     def supervise() -> None:
-        while not over.is_set():
-            held = web.stores.jobs.claim("supervisor")
-            if held is None:
-                over.wait(0.02)
-                continue
-            job = held.job
-            if "locked" in job.filename:
-                held.settle(JobState.FAILED, error=LOCKED)
-            elif "shaky" in job.filename:
-                held.settle(JobState.FAILED, error=LOCKED.model_copy(update={"retryable": True}))
-            else:
-                revision = Revision(job.tenant, job.document_id, job.revision, job.pipeline)
-                web.stores.catalog.upsert_chunks(revision, some_chunks(2))
-                web.stores.vectors.upsert(revision, some_chunks(2), axis_vectors(2))
-                held.decide_publish()
-                web.stores.catalog.publish(job.document_id, job.revision, page_count=2, chunk_count=2)
-                held.settle(JobState.SUCCEEDED)
-            held.close(sweep_at=None)
+        held = web.stores.jobs.claim("supervisor")
+        if held is None:
+            return
+        job = held.job
+        if "locked" in job.filename:
+            held.settle(JobState.FAILED, error=LOCKED)
+        elif "shaky" in job.filename:
+            held.settle(JobState.FAILED, error=LOCKED.model_copy(update={"retryable": True}))
+        else:
+            revision = Revision(job.tenant, job.document_id, job.revision, job.pipeline)
+            web.stores.catalog.upsert_chunks(revision, some_chunks(2))
+            web.stores.vectors.upsert(revision, some_chunks(2), axis_vectors(2))
+            held.decide_publish()
+            web.stores.catalog.publish(job.document_id, job.revision, page_count=2, chunk_count=2)
+            held.settle(JobState.SUCCEEDED)
+        held.close(sweep_at=None)
 
-    thread = threading.Thread(target=supervise)
-    thread.start()
-    try:
+    with again_and_again(supervise, pause_s=0.02):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def run(web: Web, *names: str, **options: object) -> tuple[dict[str, Outcome], int]:

@@ -21,6 +21,7 @@ from cluster.ports import LOOPBACK, free_port
 from ingest.model import JobState
 from ingest.settings import Settings
 from ingest.stores import Stores
+from tests.background import again_and_again
 from tests.integration.web import Web
 from tests.pdfs import pdf_of
 
@@ -61,22 +62,15 @@ def until(holds: Callable[[], bool]) -> None:
 @contextmanager
 def supervised(stores: Stores) -> Iterator[None]:
     """Jobs end by themselves: those of files called `e` fail, others are read without a page."""
-    over = threading.Event()
 
     def supervise() -> None:
-        while not over.wait(0.02):
-            held = stores.jobs.claim("supervisor")
-            if held is not None:
-                held.settle(JobState.FAILED if held.job.filename == "e.pdf" else JobState.SUCCEEDED)
-                held.close(sweep_at=None)
+        held = stores.jobs.claim("supervisor")
+        if held is not None:
+            held.settle(JobState.FAILED if held.job.filename == "e.pdf" else JobState.SUCCEEDED)
+            held.close(sweep_at=None)
 
-    thread = threading.Thread(target=supervise)
-    thread.start()
-    try:
+    with again_and_again(supervise, pause_s=0.02):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def batch(web: Web, *arguments: object) -> subprocess.Popen[str]:
