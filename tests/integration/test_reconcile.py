@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -419,7 +420,8 @@ def test_a_submit_on_its_way_is_not_taken_for_an_orphan(
     """Between the source and its job there is a moment: a source is an orphan only if it is one a little later."""
     stores.objects.put_file(ids.source_key(ids.document_id(TENANT, upload.sha256)), upload.path)
     monkeypatch.setattr(reconcile, "SUBMIT_GRACE_S", 1.0)
-    monkeypatch.setattr(time, "sleep", lambda _: send(stores, upload))
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: send(stores, upload))
+    monkeypatch.setattr(reconcile, "time", clock)  # of this module only: threads of the stores' clients sleep, too
     assert fsck(stores) == []
 
 
