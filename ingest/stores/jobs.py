@@ -279,14 +279,12 @@ class JobStore:
             return [ticket_of(record) for record in found if record["lease"]["expires_at"] <= now]
 
     @fault_point("jobs.claim")
-    def claim(self, holder: str, job_id: str | None = None) -> HeldJob | None:
-        """Take this job, or the one that has waited longest: a queued one, or one whose holder's lease has run out.
+    def claim(self, holder: str, job_id: str) -> HeldJob | None:
+        """Take this job: a queued one, or one whose holder's lease has run out.
 
-        Exactly one claimer gets it; None when it, or nothing, is claimable. A settled job that is not collected yet
-        is claimable too, and keeps its terminal state.
+        Exactly one claimer gets it; None when it is not claimable. A settled job that is not collected yet is
+        claimable too, and keeps its terminal state.
         """
-        if job_id is None:
-            return next(iter(self._claim({"open": True}, holder, limit=1)), None)
         claimed_at, now = time.monotonic(), self.now()
         with mongo_errors():
             found = self._jobs.find_one({"_id": job_id, "open": True})

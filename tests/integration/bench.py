@@ -13,6 +13,7 @@ from ingest.stores.held import HeldJob
 from ingest.submission import Upload, submit
 from tests.conftest import PIPELINE
 from tests.integration.engines import Hook, InlineEngine, no_hook
+from tests.integration.queue import claim
 
 DatabaseOf = Database[dict[str, Any]]
 
@@ -37,9 +38,7 @@ class Bench:
 
     def claim(self, holder: str = "holder") -> HeldJob:
         """Claim the one job there is."""
-        held = self.stores.jobs.claim(holder)
-        assert held is not None
-        return held
+        return claim(self.stores.jobs, holder)
 
     async def run(self, held: HeldJob, before: Hook = no_hook, pipeline: PipelineSpec = PIPELINE) -> Job:
         """One attempt; the job's record afterwards."""

@@ -26,8 +26,15 @@ def collect_and_close(stores: Stores, held: HeldJob) -> None:
         closed = held.close(sweep_at=sweep_at)
 
 
+def claim_next(jobs: JobStore, holder: str = "a") -> HeldJob | None:
+    """A supervisor's claim of what has waited longest, whosever it is; None when nothing can be claimed."""
+    waiting = sorted([*jobs.waiting(limit=100), *jobs.abandoned()], key=lambda ticket: ticket.available_at)
+    claims = (jobs.claim(holder, ticket.job_id) for ticket in waiting)
+    return next((held for held in claims if held is not None), None)
+
+
 def claim(jobs: JobStore, holder: str = "a") -> HeldJob:
     """A claim that succeeds."""
-    held = jobs.claim(holder)
+    held = claim_next(jobs, holder)
     assert held is not None
     return held

@@ -25,6 +25,7 @@ from serve.client import Client
 from serve.schemas import SubmitView
 from tests.background import again_and_again
 from tests.builders import axis_vectors, pipeline_named, some_chunks
+from tests.integration.queue import claim_next
 from tests.integration.web import PIPELINE, Web
 from tests.pdfs import pdf_of
 from tests.s3_server import S3Server
@@ -64,7 +65,7 @@ def supervised(web: Web) -> Iterator[None]:
     """Jobs end by themselves: those of files called `locked` fail for good, `shaky` for now, others succeed."""
 
     def supervise() -> None:
-        held = web.stores.jobs.claim("supervisor")
+        held = claim_next(web.stores.jobs, "supervisor")
         if held is None:
             return
         job = held.job

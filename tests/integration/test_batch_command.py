@@ -22,6 +22,7 @@ from ingest.model import JobState
 from ingest.settings import Settings
 from ingest.stores import Stores
 from tests.background import again_and_again
+from tests.integration.queue import claim_next
 from tests.integration.web import Web
 from tests.pdfs import pdf_of
 
@@ -64,7 +65,7 @@ def supervised(stores: Stores) -> Iterator[None]:
     """Jobs end by themselves: those of files called `e` fail, others are read without a page."""
 
     def supervise() -> None:
-        held = stores.jobs.claim("supervisor")
+        held = claim_next(stores.jobs, "supervisor")
         if held is not None:
             held.settle(JobState.FAILED if held.job.filename == "e.pdf" else JobState.SUCCEEDED)
             held.close(sweep_at=None)

@@ -22,7 +22,7 @@ from tests.builders import at_once
 from tests.checks import assert_invariants, assert_nothing_left
 from tests.conftest import PIPELINE
 from tests.integration.bench import Bench, failing
-from tests.integration.queue import collect_and_close, insert
+from tests.integration.queue import claim, claim_next, collect_and_close, insert
 from tests.integration.web import Web
 from tests.pdfs import pdf_of
 
@@ -41,8 +41,7 @@ def sweep_now(stores: Stores, database: DatabaseOf, job: Job) -> None:
     past = stores.jobs.now() - timedelta(seconds=1)
     database["jobs"].update_one({"_id": job.job_id}, {"$set": {"sweep_at": past}})
     assert stores.jobs.reopen_due() == 1
-    held = stores.jobs.claim("sweeper")
-    assert held is not None
+    held = claim(stores.jobs, "sweeper")
     collect_and_close(stores, held)
 
 
@@ -55,7 +54,7 @@ def test_it_is_cancelled_and_closed_at_once(bench: Bench) -> None:
     assert (ended.state, ended.open, ended.attempts, ended.notify_at) == (JobState.CANCELLED, False, [], None)
     assert ended.cancel_requested_at == ended.updated_at
     assert ended.sweep_at == ended.updated_at + timedelta(seconds=bench.settings.retry_window_s)
-    assert bench.stores.jobs.claim("late") is None
+    assert claim_next(bench.stores.jobs, "late") is None
     assert bench.stores.jobs.claim_cancelled("late", limit=9) == []
     assert bench.stores.objects.exists(ids.source_key(job.document_id))
     assert_invariants(bench.stores)
@@ -86,7 +85,9 @@ def test_of_claim_and_cancel_at_the_same_moment_exactly_one_wins(bench: Bench, r
     job = bench.submit()
 
     def claim_or_cancel(number: int) -> Any:
-        return cancel(bench.stores, bench.settings, job) if number else bench.stores.jobs.claim(f"h {round_number}")
+        return (
+            cancel(bench.stores, bench.settings, job) if number else claim_next(bench.stores.jobs, f"h {round_number}")
+        )
 
     held, cancellation = at_once(2, claim_or_cancel)
     record = bench.stores.jobs.job("default", job.job_id)
@@ -206,7 +207,7 @@ def test_over_http_many_are_cancelled_in_one_call(stores: Stores, settings: Sett
     client = web.client()
     files = [{"file": (f"{name}.pdf", pdf_of([name]))} for name in ("held", "waiting", "done")]
     held, waiting, done = [client.post("/v1/documents", files=file).json()["job_id"] for file in files]
-    assert stores.jobs.claim("supervisor") is not None
+    assert claim_next(stores.jobs, "supervisor") is not None
     client.post(f"/v1/jobs/{done}/cancel")
     answer = client.post("/v1/jobs/cancel", json={"job_ids": [held, "unknown", waiting, done]})
     assert answer.status_code == 207
@@ -229,7 +230,7 @@ def test_over_http_a_claimed_job_is_cancelling(stores: Stores, settings: Setting
     web = Web(stores, settings)
     client = web.client()
     submitted = client.post("/v1/documents", files={"file": ("a.pdf", pdf_of(["Ahoy."]))}).json()
-    assert stores.jobs.claim("supervisor") is not None
+    assert claim_next(stores.jobs, "supervisor") is not None
     answer = client.post(f"/v1/jobs/{submitted['job_id']}/cancel")
     assert (answer.status_code, answer.json()["state"]) == (202, "cancelling")
     assert web.reported == []

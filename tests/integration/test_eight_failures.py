@@ -24,6 +24,7 @@ from ingest.submission import Upload, submit
 from tests.conftest import PIPELINE
 from tests.integration.engines import InlineEngine
 from tests.integration.naive import COLLECTION, NaivePipeline, Trouble
+from tests.integration.queue import claim_next
 from tests.pdfs import SCAN, pdf_of
 
 PAGES = 6
@@ -137,7 +138,7 @@ class Fanfold:
             if call == "read_page":
                 self.pages_read[number] += 1
 
-        while (held := self._stores.jobs.claim("worker")) is not None:
+        while (held := claim_next(self._stores.jobs, "worker")) is not None:
             engine = InlineEngine(self._stores, self._settings, before)
             asyncio.run(Pipeline(held, self._stores, engine, PIPELINE, self._settings).run())
 

@@ -13,7 +13,7 @@ from ingest.model import FailedPage, Failure, JobState, PageFailure, Stage, Stag
 from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
 from tests.builders import TENANT, at_once, pipeline_named
-from tests.integration.queue import claim, insert
+from tests.integration.queue import claim, claim_next, insert
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 FAILURE = Failure(category=Category.STORE, message="Qdrant does not answer.", retryable=True, stage=Stage.STORE)
@@ -99,7 +99,7 @@ def test_preparing_again_and_at_the_same_moment_changes_nothing(jobs: JobStore) 
 def test_of_claimers_at_the_same_moment_exactly_one_gets_the_job(jobs: JobStore, round_number: int) -> None:
     """Eight claimers, one job: one holder, one attempt, epoch one higher."""
     job = insert(jobs, f"d{round_number}")
-    claims = at_once(8, lambda number: jobs.claim(f"holder {number}"))
+    claims = at_once(8, lambda number: claim_next(jobs, f"holder {number}"))
     holders = [number for number, held in enumerate(claims) if held is not None]
     assert len(holders) == 1
     claimed = jobs.job(TENANT, job.job_id)
@@ -113,7 +113,7 @@ def test_many_claimers_share_the_queue_without_overlap(jobs: JobStore) -> None:
 
     def drain(number: int) -> list[str]:
         mine = []
-        while (held := jobs.claim(f"holder {number}")) is not None:
+        while (held := claim_next(jobs, f"holder {number}")) is not None:
             mine.append(held.job.job_id)
         return mine
 
@@ -147,7 +147,7 @@ def test_the_job_that_waited_longest_is_claimed_first(jobs: JobStore, database: 
     change(database, later.job_id, available_at=jobs.now() + timedelta(hours=1))
     claimed = [claim(jobs).job.job_id for _ in order]
     assert claimed == order[::-1]
-    assert jobs.claim("a") is None
+    assert claim_next(jobs, "a") is None
 
 
 def test_the_walk_below_covers_every_method() -> None:
@@ -204,11 +204,11 @@ def test_a_lease_is_judged_by_time_alone(database: Database[dict[str, Any]]) -> 
     jobs.prepare()
     job = insert(jobs)
     held = claim(jobs, "a")
-    assert jobs.claim("b") is None
+    assert claim_next(jobs, "b") is None
     for _ in range(3):
         time.sleep(0.15)
         held.renew()
-        assert jobs.claim("b") is None
+        assert claim_next(jobs, "b") is None
     time.sleep(0.4)
     assert claim(jobs, "b").job.job_id == job.job_id
     lost = jobs.job(TENANT, job.job_id).attempts[0]
@@ -317,7 +317,7 @@ def test_a_published_job_is_claimed_again_for_collection_only(
     settled.settle(state)
     assert settled.job.open
     assert jobs.insert(tenant=TENANT, document_id="d", revision=2, pipeline=pipeline_named("p")) is None
-    assert jobs.claim("b") is None
+    assert claim_next(jobs, "b") is None
     expire(database, settled.job.job_id)
     collector = claim(jobs, "b")
     assert (collector.job.state, collector.job.attempts) == (state, settled.job.attempts)
@@ -326,7 +326,7 @@ def test_a_published_job_is_claimed_again_for_collection_only(
         settled.close(sweep_at=None)
     collector.close(sweep_at=None)
     expire(database, settled.job.job_id)
-    assert jobs.claim("c") is None
+    assert claim_next(jobs, "c") is None
     assert insert(jobs, revision=2).revision == 2
 
 
@@ -336,7 +336,7 @@ def test_a_closed_job_is_nobodys(jobs: JobStore, database: Database[dict[str, An
     insert(jobs)
     held = settle_and_close(jobs, state)
     expire(database, held.job.job_id)
-    assert jobs.claim("b") is None
+    assert claim_next(jobs, "b") is None
     assert jobs.job(TENANT, held.job.job_id).error == FAILURE
     assert insert(jobs, revision=2).state is JobState.QUEUED
 
@@ -349,7 +349,7 @@ def test_a_requeued_job_waits(jobs: JobStore) -> None:
     waiting = jobs.job(TENANT, held.job.job_id)
     assert (waiting.state, waiting.error, waiting.lease.holder) == (JobState.QUEUED, None, None)
     assert (waiting.attempts[0].outcome, waiting.attempts[0].error) == ("requeued", FAILURE)
-    assert jobs.claim("b") is None
+    assert claim_next(jobs, "b") is None
     time.sleep(0.35)
     again = claim(jobs, "b").job
     assert [attempt.outcome for attempt in again.attempts] == ["requeued", None]

@@ -12,6 +12,7 @@ from ingest.pages import PageState, page_statuses
 from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
+from tests.integration.queue import claim
 from tests.integration.web import Web
 from tests.pdfs import pdf_of
 
@@ -65,8 +66,7 @@ def test_a_foreign_cursor_is_a_bad_request(web: Web, path: str, cursor: str) -> 
 def inspected(stores: Stores, web: Web) -> HeldJob:
     """A claimed job whose inspection is committed: a text page, two scanned ones, a blank and a broken one."""
     web.client().post("/v1/documents", files={"file": ("five.pdf", pdf_of(["five"]))})
-    held = stores.jobs.claim("supervisor")
-    assert held is not None
+    held = claim(stores.jobs, "supervisor")
     held.start_stage(Stage.EXTRACT)
     checkpoints(stores, held.job).write_inspection(
         [
@@ -94,8 +94,7 @@ def states(stores: Stores, job: Job) -> str:
 def test_each_page_of_a_job_has_a_state(web: Web, stores: Stores) -> None:
     """Before the inspection none; then scanned pages wait until their OCR is committed; failed ones say why."""
     web.client().post("/v1/documents", files={"file": ("six.pdf", pdf_of(["six"]))})
-    queued = stores.jobs.claim("supervisor")
-    assert queued is not None
+    queued = claim(stores.jobs, "supervisor")
     assert page_statuses(stores, queued.job) == []
     held = inspected(stores, web)
     assert states(stores, held.job) == "rwwrf"  # the broken one needs no more work to be given up

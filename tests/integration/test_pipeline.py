@@ -20,6 +20,7 @@ from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
 from tests.conftest import PIPELINE
 from tests.integration.bench import Bench, Killed, failing
+from tests.integration.queue import claim_next
 
 DatabaseOf = Database[dict[str, Any]]
 
@@ -120,7 +121,7 @@ async def test_attempts_without_progress_are_bounded(bench: Bench) -> None:
     assert [attempt.outcome for attempt in job.attempts] == ["requeued", "requeued", "failed"]
     assert job.stages[Stage.EXTRACT].status is StageStatus.FAILED
     assert job.stages[Stage.EXTRACT].finished_at is not None
-    assert bench.stores.jobs.claim("another") is None
+    assert claim_next(bench.stores.jobs, "another") is None
     bench.assert_no_rows(job)
 
 
@@ -242,7 +243,7 @@ async def test_a_rollback_that_takes_longer_than_the_lease_keeps_it(
 
     def slow(stores: Stores, revision: Revision) -> None:
         time.sleep(2.5)
-        stolen.append(stores.jobs.claim("thief"))
+        stolen.append(claim_next(stores.jobs, "thief"))
         roll_back(stores, revision)
 
     monkeypatch.setattr("ingest.revisions.roll_back", slow)

@@ -19,13 +19,12 @@ from ingest.findings import Finding, FindingKind
 from ingest.model import Failure, Job, JobState, PipelineSpec
 from ingest.settings import Settings
 from ingest.stores import Stores
-from ingest.stores.held import HeldJob
 from ingest.stores.vectors import VectorStore
 from ingest.submission import Upload, submit
 from tests.builders import TENANT, a_document, a_revision, an_upload, axis_vectors, pipeline_named, some_chunks
 from tests.conftest import PIPELINE
 from tests.integration.bench import Bench, failing
-from tests.integration.queue import collect_and_close
+from tests.integration.queue import claim, collect_and_close
 from tests.pdfs import SCAN, pdf_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
@@ -81,17 +80,10 @@ def send(stores: Stores, upload: Upload, pipeline: PipelineSpec = PIPELINE) -> J
     return submit(stores, upload, tenant=TENANT, pipeline=pipeline).job
 
 
-def claim(stores: Stores) -> HeldJob:
-    """Claim the one job that waits."""
-    held = stores.jobs.claim("supervisor")
-    assert held is not None
-    return held
-
-
 def publish(stores: Stores, upload: Upload, *, chunks: int = 4, pipeline: PipelineSpec = PIPELINE) -> Job:
     """The document's whole way, without its pages: rows in both stores, published, collected, closed."""
     send(stores, upload, pipeline)
-    held = claim(stores)
+    held = claim(stores.jobs)
     job = held.job
     if chunks:
         write_rows(stores, job.document_id, job.revision, chunks)
@@ -105,7 +97,7 @@ def publish(stores: Stores, upload: Upload, *, chunks: int = 4, pipeline: Pipeli
 def settle(stores: Stores, upload: Upload, state: JobState, error: Failure | None = None, *, kept: bool = True) -> Job:
     """A job that ended without publishing, its source and one checkpoint left; `kept` for a retry, for a week."""
     send(stores, upload)
-    held = claim(stores)
+    held = claim(stores.jobs)
     write_checkpoint(stores, held.job.document_id)
     held.settle(state, error)
     held.close(sweep_at=held.job.updated_at + timedelta(days=7) if kept else None)
@@ -299,7 +291,7 @@ def test_what_an_open_job_owns_is_not_looked_at(stores: Stores, upload: Upload, 
     """Source, checkpoints and half-written rows of a job that waits or runs are its own."""
     job = send(stores, upload)
     if claimed:
-        claim(stores)
+        claim(stores.jobs)
     write_checkpoint(stores, job.document_id)
     write_rows(stores, job.document_id, 1, 2)
     assert fsck(stores) == []
@@ -309,7 +301,7 @@ def test_what_a_settled_job_has_not_collected_yet_is_its_own(stores: Stores, upl
     """Between `succeeded` and the end of collection the job still holds its document."""
     publish(stores, upload)
     send(stores, upload, pipeline_named("other"))
-    held = claim(stores)
+    held = claim(stores.jobs)
     write_rows(stores, held.job.document_id, 2, 4)
     held.decide_publish()
     stores.catalog.publish(held.job.document_id, 2, page_count=1, chunk_count=4)
@@ -334,7 +326,7 @@ def test_a_lease_that_nobody_takes_over_is_reported_and_left(
 ) -> None:
     """Dead for longer than its TTL and nobody at work: start a supervisor. While one works, it is left to that one."""
     job = send(stores, upload)
-    claim(stores)
+    claim(stores.jobs)
     ended = stores.jobs.now() - 2 * stores.jobs.lease_ttl
     database["jobs"].update_many({}, {"$set": {"lease.expires_at": ended + stores.jobs.lease_ttl * 1.5}})
     assert fsck(stores) == []
@@ -346,7 +338,7 @@ def test_a_lease_that_nobody_takes_over_is_reported_and_left(
     assert stores.objects.exists(ids.source_key(job.document_id))
     send(stores, an_upload(tmp_path, b"%PDF-1.7 another"))
     database["jobs"].update_many({"state": JobState.QUEUED}, {"$set": {"available_at": ended - timedelta(hours=1)}})
-    assert claim(stores).job.document_id != job.document_id
+    assert claim(stores.jobs).job.document_id != job.document_id
     assert fsck(stores) == []
 
 
@@ -390,7 +382,7 @@ def test_a_repair_leaves_a_document_that_got_a_job_meanwhile(
     assert len(found) == 3
     send(stores, upload, pipeline_named("other"))
     assert [reconcile.repair(stores, finding) for finding in found] == [False] * 3
-    claim(stores).settle(JobState.FAILED, RETRYABLE)
+    claim(stores.jobs).settle(JobState.FAILED, RETRYABLE)
     assert [reconcile.repair(stores, finding) for finding in found] == [False] * 3
     assert stores.catalog.document(TENANT, job.document_id).published_revision == 1
     assert len(stores.catalog.chunk_ids(job.document_id, 2)) == 2

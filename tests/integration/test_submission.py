@@ -12,10 +12,9 @@ from ingest.metadata import Metadata
 from ingest.model import Job, JobState, PipelineSpec
 from ingest.points import POINTS_VERSION
 from ingest.stores import Stores
-from ingest.stores.held import HeldJob
 from ingest.submission import Submission, Upload, submit
 from tests.builders import PDF_BYTES, TENANT, an_upload, at_once, pipeline_named
-from tests.integration.queue import collect_and_close
+from tests.integration.queue import claim, collect_and_close
 
 PIPELINE, OTHER = pipeline_named("p"), pipeline_named("other")
 
@@ -31,16 +30,9 @@ def send(stores: Stores, upload: Upload, *, pipeline: PipelineSpec = PIPELINE, t
     return submit(stores, upload, tenant=tenant, pipeline=pipeline)
 
 
-def claim(stores: Stores) -> HeldJob:
-    """The job, claimed by a supervisor."""
-    held = stores.jobs.claim("supervisor")
-    assert held is not None
-    return held
-
-
 def finish(stores: Stores, *, collect: bool = True) -> Job:
     """Publish the waiting job's document; `collect` does what comes after that."""
-    held = claim(stores)
+    held = claim(stores.jobs)
     job = held.job
     held.decide_publish()
     assert stores.catalog.publish(job.document_id, job.revision, page_count=1, chunk_count=0)
@@ -77,7 +69,7 @@ def test_the_same_bytes_get_the_same_job_while_it_is_active(stores: Stores, tmp_
     """Sent twice, under any name, waiting or running: the second submit is told about the first one's job."""
     first = send(stores, an_upload(tmp_path))
     if claimed:
-        claim(stores)
+        claim(stores.jobs)
     again = send(stores, an_upload(tmp_path, filename="copy.pdf"))
     assert (again.created, again.job.job_id) == (False, first.job.job_id)
     assert len(stores.jobs.find(TENANT, limit=9)) == 1
@@ -119,7 +111,7 @@ def test_another_pipeline_makes_a_new_revision(stores: Stores, upload: Upload) -
 def test_after_a_job_that_did_not_publish_a_new_one_begins(stores: Stores, upload: Upload, state: JobState) -> None:
     """Sending again is the way to try again: a new job and revision, with the source in its place."""
     first = send(stores, upload)
-    held = claim(stores)
+    held = claim(stores.jobs)
     held.settle(state)
     collect_and_close(stores, held)
     stores.objects.delete(ids.source_key(first.job.document_id))
@@ -178,7 +170,7 @@ def test_a_source_that_a_collection_removed_meanwhile_is_put_again(
 ) -> None:
     """An earlier job's collection ran between put and insert: the new job still finds its bytes."""
     send(stores, upload)
-    held = claim(stores)
+    held = claim(stores.jobs)
     job = held.job
     held.decide_publish()
     stores.catalog.publish(job.document_id, 1, page_count=1, chunk_count=0)
@@ -202,7 +194,7 @@ def test_a_submit_waits_for_a_collection_and_gives_up_politely(
     """While a published job is being collected there can be no other: the client is told to come back, not refused."""
     monkeypatch.setattr("ingest.submission.COLLECTION_WAIT_S", 0.3)
     send(stores, upload)
-    held = claim(stores)
+    held = claim(stores.jobs)
     stores.catalog.publish(held.job.document_id, 1, page_count=1, chunk_count=0)
     held.settle(JobState.SUCCEEDED)
     with pytest.raises(StoreUnavailable):
@@ -216,7 +208,7 @@ def test_a_submit_that_died_after_the_insert_is_repaired_by_sending_again(
 ) -> None:
     """The second put failed after the job was open: the client sends again, and the job's source is there."""
     first = send(stores, upload)
-    held = claim(stores)
+    held = claim(stores.jobs)
     held.settle(JobState.FAILED)
     collect_and_close(stores, held)
     insert = stores.jobs.insert
@@ -253,7 +245,7 @@ def test_a_submit_that_comes_second_leaves_no_orphan(
     monkeypatch.setattr(stores.catalog, "register", overtaken)
     assert not send(stores, upload).created
     assert stores.jobs.reopen_due() == 1
-    collect_and_close(stores, claim(stores))
+    collect_and_close(stores, claim(stores.jobs))
     assert stores.objects.keys("sources/") == []
 
 

@@ -15,6 +15,7 @@ from cluster.ports import LOOPBACK, free_port
 from ingest.model import JobState
 from ingest.settings import Settings
 from ingest.stores import Stores
+from tests.integration.queue import claim
 from tests.integration.web import API_KEYS, KEYS, Web
 from tests.pdfs import pdf_of
 
@@ -30,8 +31,7 @@ def web(stores: Stores, settings: Settings) -> Web:
 
 def settle(stores: Stores, state: JobState) -> None:
     """The waiting job ends so."""
-    held = stores.jobs.claim("supervisor")
-    assert held is not None
+    held = claim(stores.jobs, "supervisor")
     held.settle(state)
     held.close(sweep_at=None)
 

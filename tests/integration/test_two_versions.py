@@ -18,6 +18,7 @@ from ingest.submission import submit
 from tests.builders import an_upload, pipeline_named
 from tests.checks import assert_invariants, chunk_texts
 from tests.integration.engines import InlineEngine
+from tests.integration.queue import claim, claim_next
 from tests.pdfs import SCAN, pdf_of
 
 STOPS = ("read_page", "cut", "store")  # where the first holder of a job gives it back
@@ -37,9 +38,7 @@ class Version:
     async def work(self, *stops: str | None) -> None:
         """Claim a job for each stop, and give it back at the first call of that name; None: bring it to its end."""
         for stop in stops:
-            held = await asyncio.to_thread(self.stores.jobs.claim, self.name)
-            assert held is not None
-            await self._attempt(held, stop)
+            await self._attempt(await asyncio.to_thread(claim, self.stores.jobs, self.name), stop)
 
     async def _attempt(self, held: HeldJob, stop: str | None) -> None:
         async def before(call: str, _number: int) -> None:
@@ -140,7 +139,7 @@ def test_a_job_that_an_older_version_cannot_read_is_left_to_the_newer_one(
     assert sorted(waiting) == sorted([unreadable.job_id, plain.job_id])
     held = [stores.jobs.claim("old", job_id) for job_id in waiting]
     assert [one.job.job_id for one in held if one is not None] == [plain.job_id]
-    assert stores.jobs.claim("old") is None
+    assert claim_next(stores.jobs, "old") is None
     left = database["jobs"].find_one({"_id": unreadable.job_id})
     assert left is not None
     assert (left["state"], left["lease"]["epoch"]) == (JobState.QUEUED, 0)

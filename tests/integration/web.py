@@ -21,6 +21,7 @@ from serve.admission import Admission
 from serve.asgi import create_app
 from serve.service import Service
 from tests.builders import axis_vectors, pipeline_named, some_chunks
+from tests.integration.queue import claim
 from tests.pdfs import pdf_of
 
 PIPELINE = pipeline_named("web")
@@ -88,8 +89,7 @@ class Web:
         client = self.client(KEYS.get(tenant))
         answer = client.post("/v1/documents", files={"file": (f"{text}.pdf", pdf_of([text]))}, data=submitted)
         assert answer.status_code == 202, answer.text
-        held = self.stores.jobs.claim("supervisor")
-        assert held is not None
+        held = claim(self.stores.jobs, "supervisor")
         job = held.job
         revision = Revision(tenant, job.document_id, job.revision, PIPELINE)
         self.stores.catalog.upsert_chunks(revision, some_chunks(2, words=text))

@@ -37,6 +37,7 @@ RETRY_WINDOW_S = 10_000.0
 CHUNKS = some_chunks(2)
 PIPELINE = pipeline_named("p")
 JOB = "job-1"
+JOBS = (JOB, "job-2")  # no scenario comes to more
 MUTED = SimpleNamespace(info=lambda *_, **__: None, warning=lambda *_, **__: None)
 REFUSED = (Conflict, NotFound)  # what a user may be told instead of "accepted"
 Program = Callable[[], Any]
@@ -146,15 +147,17 @@ class Programs:
         )
 
     def attempt(self, holder: str) -> Program:
-        """A supervisor's way with one job: claim it, and run the pipeline."""
+        """A supervisor's way with one job: claim the first that it can, and run the pipeline."""
 
         def program() -> None:
             _look_at_clock()
-            held = self._stores.jobs.claim(holder)
-            if held is not None:
-                Replay.running.held = held
-                pipeline = Pipeline(held, self._stores, ModelEngine(self._stores), PIPELINE, self._settings)
-                self._loop.run_until_complete(pipeline.run())
+            for job_id in JOBS:  # a ticket is a hint: it may come to try any of them at any time
+                held = self._stores.jobs.claim(holder, job_id)
+                if held is not None:
+                    Replay.running.held = held
+                    pipeline = Pipeline(held, self._stores, ModelEngine(self._stores), PIPELINE, self._settings)
+                    self._loop.run_until_complete(pipeline.run())
+                    return
 
         return program
 
