@@ -44,6 +44,9 @@ STATUS: dict[type[errors.FanfoldError], HTTPStatus] = {
     errors.ReferenceNotAllowed: HTTPStatus.FORBIDDEN,
     errors.IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.WorkError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.WorkTimeout: HTTPStatus.SERVICE_UNAVAILABLE,  # these three say nothing about the page
+    errors.NodeOutOfMemory: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NodeLost: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.FanfoldError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }

@@ -89,13 +89,19 @@ def test_no_file_name_is_dangerous_to_show(name: str) -> None:
         (errors.StoreError("x"), HTTPStatus.SERVICE_UNAVAILABLE),
         (errors.StoreUnavailable("x"), HTTPStatus.SERVICE_UNAVAILABLE),
         (errors.ObjectMissing("x"), HTTPStatus.SERVICE_UNAVAILABLE),
+        (errors.PageUnreadable("x"), HTTPStatus.UNPROCESSABLE_ENTITY),
+        (errors.OutOfMemory("x"), HTTPStatus.UNPROCESSABLE_ENTITY),
+        (errors.WorkerCrashed("x"), HTTPStatus.UNPROCESSABLE_ENTITY),
+        (errors.NodeOutOfMemory("x"), HTTPStatus.SERVICE_UNAVAILABLE),
+        (errors.NodeLost("x"), HTTPStatus.SERVICE_UNAVAILABLE),
+        (errors.WorkTimeout("x"), HTTPStatus.SERVICE_UNAVAILABLE),
         (errors.ConfigurationError("x"), HTTPStatus.INTERNAL_SERVER_ERROR),
         (FanfoldError("x"), HTTPStatus.INTERNAL_SERVER_ERROR),
         (MissingFile("x"), HTTPStatus.BAD_REQUEST),
     ],
 )
 def test_every_error_that_http_can_raise_has_its_status(error: FanfoldError, status: HTTPStatus) -> None:
-    """The contract's statuses: a client's mistake is a 4xx, a store that does not answer is 503."""
+    """The contract's statuses: a client's mistake is a 4xx; a store that does not answer, or a busy machine, is 503."""
     assert status_of(error) is status
 
 
