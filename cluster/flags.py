@@ -41,7 +41,8 @@ class Flags:
         """
         async with self._raised:
             try:
-                await asyncio.wait_for(self._raised.wait_for(lambda: self._count != heard), LISTEN_S)
+                async with asyncio.timeout(LISTEN_S):
+                    await self._raised.wait_for(lambda: self._count != heard)
             except TimeoutError:
                 return self._count, []
             new = self._count - heard if heard < self._count else self._count

@@ -33,4 +33,5 @@ class Gate:
     async def _keep_shut(self, begun: asyncio.Event, longest_s: float) -> None:
         async with self._shut:
             with suppress(TimeoutError):
-                await asyncio.wait_for(begun.wait(), longest_s)
+                async with asyncio.timeout(longest_s):
+                    await begun.wait()

@@ -204,7 +204,8 @@ class Supervisor:
 async def _until(event: asyncio.Event, seconds: float) -> None:
     """Wait for the event, so many seconds at the most."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)

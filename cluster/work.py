@@ -99,7 +99,8 @@ class Work:
 
     async def _in_time(self, following: Awaitable[Any]) -> Any:
         """Wait for the next value: before the start for as long as it takes, then a little beyond the limit."""
-        return await asyncio.wait_for(following, None if self._started is None else self._limit_s + OVERTIME_S)
+        async with asyncio.timeout(None if self._started is None else self._limit_s + OVERTIME_S):
+            return await following
 
     def _is_overtime(self) -> bool:
         return self._started is not None and time.monotonic() - self._moved_at >= self._limit_s

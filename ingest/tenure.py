@@ -95,7 +95,8 @@ class Tenure:
     async def _pause(self, seconds: float) -> bool:
         """Wait; True when a hint ended it."""
         try:
-            await asyncio.wait_for(self._hinted.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._hinted.wait()
         except TimeoutError:
             return False
         self._hinted.clear()

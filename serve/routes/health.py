@@ -54,7 +54,8 @@ async def readyz(service: ServiceOf, response: Response) -> schemas.Readiness:
 async def _why_down(probe: Awaitable[object]) -> str | None:
     """What a probe finds wrong, if anything."""
     try:
-        await asyncio.wait_for(probe, PROBE_TIMEOUT_S)
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await probe
     except StoreError as error:
         return error.message
     except TimeoutError:

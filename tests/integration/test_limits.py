@@ -104,3 +104,16 @@ def test_a_rollback_that_wakes_after_its_lease_removes_no_row_of_the_next_attemp
     assert len(stores.catalog.chunk_ids("d", 1)) == len(stores.vectors.point_ids("d", 1)) == 3
     roll_back(stores, current)
     assert stores.catalog.chunk_ids("d", 1) == stores.vectors.point_ids("d", 1) == set()
+
+
+async def test_a_hint_in_the_last_moment_keeps_no_lease(bench: Bench) -> None:
+    """It comes just as the work ends: the heartbeat ends all the same, and renews nothing that nobody works on."""
+    bench.submit()
+    tenure = Tenure(bench.claim(), bench.settings)
+
+    async def work() -> None:
+        await asyncio.sleep(0.1)  # the heartbeat waits for its next beat, or a hint
+        tenure.hint()
+
+    async with asyncio.timeout(10):
+        await tenure.while_held(work())

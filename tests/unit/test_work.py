@@ -1,4 +1,7 @@
-"""What Ray's errors say of the work: its own fault, or its node's."""
+"""What Ray's errors say of the work: its own fault, or its node's; and what a cancellation of it does."""
+
+import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from ray.exceptions import (
@@ -56,3 +59,33 @@ async def test_what_looks_like_the_works_fault_is_its_nodes_when_that_is_gone(
     began._started = Started(node_id="a", pid=1, born=1)
     assert await never_began._judged(error) is error
     assert type(await began._judged(error)) is (type(error) if alive else NodeLost)
+
+
+async def test_a_cancellation_in_the_moment_of_a_sign_of_life_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work says that it goes on just as it is cancelled: it is stopped, and its caller is cancelled."""
+    stopped: list[Work] = []
+    yielded: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
+
+    async def stop(one: Work) -> None:
+        stopped.append(one)
+
+    async def values() -> AsyncIterator[asyncio.Future[Started]]:
+        started: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
+        started.set_result(Started(node_id="a", pid=1, born=1))
+        yield started
+        await yielded
+        yield yielded
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(Work, "_stop", stop)
+    one = Work(values(), limit_s=60)
+    result = asyncio.create_task(one.result())
+    await one.begun.wait()
+    await asyncio.sleep(0)  # it waits for the next value
+    yielded.set_result(Started(node_id="a", pid=1, born=1))
+    await asyncio.sleep(0)
+    result.cancel()
+    done, _ = await asyncio.wait({result}, timeout=1)
+    assert done
+    assert result.cancelled()
+    assert stopped == [one]
