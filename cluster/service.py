@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import ray
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from cluster.accounting import job_ended
@@ -77,6 +79,7 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         joined = _join_ray(settings)
         ray_context = _start_ray(settings) if joined is None else joined
         stack.callback(ray.shutdown)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints its stack and ends in an abort
         if joined is not None:
             refuse_second_supervisor()
         report("embedded stores")
@@ -239,7 +242,10 @@ def _start_serve(blueprint: Blueprint) -> None:
 
 def _stop_serve(*, leave_ray: bool) -> None:
     """Let replicas finish what they answer, then end them; Serve too, where Ray goes on and nobody else uses it."""
-    serve.delete(APP_NAME)
+    try:
+        serve.delete(APP_NAME)
+    except RayServeException:
+        return  # it was stopped before Serve had started
     if leave_ray and not serve.status().applications:
         serve.shutdown()  # type: ignore[no-untyped-call]  # Ray ships it untyped
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -260,3 +261,26 @@ def test_down_stops_everything_that_up_started(up: Shell) -> None:
     _, alive = psutil.wait_procs(family, timeout=15)
     assert alive == []
     assert "was not running" in up.fanfold("down").stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_while_it_starts_it_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """When Ray and MongoDB are there, and the rest is not: it ends as who is interrupted does, and says no more."""
+    settings = {
+        "FANFOLD_RAY_ADDRESS": "local",
+        "FANFOLD_DATA_DIR": str(tmp_path),
+        "FANFOLD_HTTP_PORT": str(free_port()),
+        "FANFOLD_DASHBOARD_PORT": str(free_port()),
+    }
+    up = subprocess.Popen([FANFOLD, "up"], env=os.environ | settings, stderr=subprocess.PIPE, text=True)
+    starting = psutil.Process(up.pid)
+    give_up_at = time.monotonic() + START_TIMEOUT_S
+    while not any("secantusd" in " ".join(child.cmdline()) for child in starting.children()):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.2)
+    family = starting.children(recursive=True)
+    up.send_signal(number)
+    _, said = up.communicate(timeout=60)
+    assert (up.returncode, said.strip()) == (128 + signal.SIGINT, "")
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == []
