@@ -1,14 +1,15 @@
 """Scanned pages a minute, from upload to searchable, against the loop that everybody writes first.
 
 The loop is one process: PaddleOCR as it comes, with the same models and as many threads as its engine takes by itself,
-one page after the other; it stores nothing. Fanfold runs with one OCR process a core. Both are held to the same cores:
-Fanfold with everything that it starts, its stores included. Models are loaded before the clock runs.
+one page after the other; it stores nothing. Both are held to the same cores: Fanfold with everything that it starts,
+its stores included. A worker is an OCR process. Models are loaded before the clock runs.
 """
 
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -25,29 +26,37 @@ from samples.build import build
 
 MODEL = "PP-OCRv6_small"
 DPI = 200
-SCANS = 4  # copies of the scanned sample for each core, each with other bytes; one more warms up
+SCANS = 4  # copies of the scanned sample for each worker, each with other bytes; one more warms up
+RUNS = ((1, 1), (1, 2), (2, 2))  # workers, cores
 _mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
 
 
-def main() -> None:
-    """Print the table."""
+def main(arguments: Sequence[str]) -> None:
+    """Print the table; `1:2` as an argument stands for one worker on two cores."""
     machine = sorted(os.sched_getaffinity(0))
+    runs = [(workers, cores) for workers, cores in _asked(arguments) if cores <= len(machine)]
     table = Table(title="scanned pages a minute")
-    for column in ("cores", "plain loop", "Fanfold", "ratio", "to one core"):
+    for column in ("workers", "cores", "plain loop", "Fanfold", "to the loop", "to the first row"):
         table.add_column(column, justify="right")
+    plain: dict[int, float] = {}
+    first = 0.0
     with tempfile.TemporaryDirectory() as directory:
         build(Path(directory, "pdf"))
         scan = Path(directory, "pdf", "letters.pdf")
-        one_core = 0.0
-        for cores in sorted({1, 2, len(machine)} & set(range(len(machine) + 1))):
+        for workers, cores in runs:
             with held_to(machine[:cores]):
-                plain = _plain_rate(scan, Path(directory, "models"))
-                fanfold = _fanfold_rate(scan, Path(directory, f"on-{cores}"), cores)
-            one_core = one_core or fanfold
-            table.add_row(
-                str(cores), f"{plain:.0f}", f"{fanfold:.0f}", f"{fanfold / plain:.2f}", f"{fanfold / one_core:.2f}"
-            )
+                loop = plain[cores] = plain.get(cores) or _plain_rate(scan, Path(directory, "models"))
+                fanfold = _fanfold_rate(scan, Path(directory, f"{workers}-on-{cores}"), workers)
+            first = first or fanfold
+            numbers = f"{loop:.0f}", f"{fanfold:.0f}", f"{fanfold / loop:.2f}", f"{fanfold / first:.2f}"
+            table.add_row(str(workers), str(cores), *numbers)
     Console().print(table)
+
+
+def _asked(arguments: Sequence[str]) -> list[tuple[int, int]]:
+    """The runs: how many workers on how many cores."""
+    pairs = [argument.split(":") for argument in arguments]
+    return [(int(workers), int(cores)) for workers, cores in pairs] or list(RUNS)
 
 
 @contextmanager
@@ -61,10 +70,10 @@ def held_to(cores: list[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _fanfold_rate(scan: Path, directory: Path, cores: int) -> float:
+def _fanfold_rate(scan: Path, directory: Path, workers: int) -> float:
     directory.mkdir()
-    first, *rest = copies(scan, directory, 1 + SCANS * cores)
-    with fanfold_up(directory / "home", FANFOLD_NUM_CPUS=str(cores)) as service:
+    first, *rest = copies(scan, directory, 1 + SCANS * workers)
+    with fanfold_up(directory / "home", FANFOLD_NUM_CPUS=str(workers)) as service:
         service.ingest([first])
         return service.ingest(rest)
 
@@ -100,4 +109,4 @@ def _plain_loop(scan: Path, cache: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
