@@ -117,8 +117,8 @@ class EmbedderPool:
     async def _turn(self, document_id: str, chunks: int, *, alone: bool) -> AsyncIterator[Embedder]:
         turn = Turn(document_id, chunks, alone, asyncio.get_running_loop().create_future())
         self._waiting.append(turn)
-        self._hand_out()
         try:
+            self._hand_out()
             yield await turn.given
         finally:
             if turn in self._waiting:

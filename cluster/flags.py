@@ -44,7 +44,7 @@ class Flags:
                 async with asyncio.timeout(LISTEN_S):
                     await self._raised.wait_for(lambda: self._count != heard)
             except TimeoutError:
-                return self._count, []
+                return heard, []  # not the present count: a flag may have been raised in this very moment
             new = self._count - heard if heard < self._count else self._count
             return self._count, list(self._newest)[-new:]
 

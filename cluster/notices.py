@@ -70,8 +70,9 @@ class Notifier:
         """Why it did not arrive, if it did not. A redirect is not followed: it might lead into a private network."""
         body = json.dumps({"type": f"job.{job.state}", "data": JobView.of(job).model_dump(mode="json")}).encode()
         try:
-            answer = await http.post(self._url, content=body, headers=self._headers(job, body))
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(2 * TIMEOUT_S):  # httpx limits each read, not their sum
+                answer = await http.post(self._url, content=body, headers=self._headers(job, body))
+        except (httpx.HTTPError, TimeoutError) as error:
             return type(error).__name__
         return None if answer.is_success else f"status {answer.status_code}"
 

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -79,13 +79,15 @@ class Supervisor:
         ]
         log.info("supervisor started", holder=self._holder)
         while not self._stopping:
+            _raise_of(helpers)
             self._wake.clear()
             claimed = await self._claim()
             for held in claimed:
                 self._begin(held, engine)
             if not claimed:
                 await _until(self._wake, self._blueprint.settings.poll_interval_s)
-        for task in [*helpers, *self._running]:
+        await asyncio.sleep(0)  # what was claimed last begins: a task that is cancelled before gives nothing back
+        for task in [*helpers, *(self._running.keys() - self._given_back)]:
             task.cancel()
         await asyncio.gather(*helpers, *self._running, return_exceptions=True)
         await self._duty.leave()
@@ -141,7 +143,7 @@ class Supervisor:
         while True:
             try:
                 heard, job_ids = await flags.listen(heard)
-            except ray.exceptions.RayError as error:
+            except (ray.exceptions.RayError, ValueError) as error:  # the second: two have made the actor at once
                 log.warning("no cancel flags for the moment", error=type(error).__name__)
                 await asyncio.sleep(LISTEN_AGAIN_S)
                 continue
@@ -199,6 +201,13 @@ class Supervisor:
             **ended.progress.model_dump(),
         )
         accounting.attempt_ended(ended, seconds=seconds)
+
+
+def _raise_of(helpers: Iterable[asyncio.Task[None]]) -> None:
+    """None of them ends by itself: what ended one ends the supervisor, and Ray starts another."""
+    for helper in helpers:
+        if helper.done():
+            helper.result()
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

@@ -27,6 +27,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.nodes import is_alive
+from ingest.endings import ended
 from ingest.errors import FanfoldError, NodeLost, NodeOutOfMemory, WorkerCrashed, WorkTimeout
 from ingest.telemetry import get_logger
 
@@ -73,7 +74,7 @@ class Work:
         try:
             return await self._outcome()
         except asyncio.CancelledError:
-            await self._stop()
+            await ended({asyncio.create_task(self._stop())})
             raise
 
     async def _outcome(self) -> Any:
@@ -151,8 +152,9 @@ async def kill_process(started: Started) -> None:
     """SIGKILL the process on its node, also when it is frozen or deaf to everything else."""
     there = NodeAffinitySchedulingStrategy(node_id=started.node_id, soft=False)
     try:
-        killed = await _kill.options(scheduling_strategy=there).remote(started.pid, started.born)
-    except RayError as error:  # the node is gone, and the process with it
+        async with asyncio.timeout(KILL_S):
+            killed = await _kill.options(scheduling_strategy=there).remote(started.pid, started.born)
+    except (RayError, TimeoutError) as error:  # the node is gone, and the process with it, or about to be
         log.warning("cannot reach the work's node", error=type(error).__name__)
     else:
         log.warning("killed a worker that did not stop", pid=started.pid, killed=killed)

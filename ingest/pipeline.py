@@ -88,20 +88,24 @@ class Pipeline:
         Never raises for what a document or a store does; a cancellation of this coroutine releases the job.
         """
         try:
-            await self._tenure.while_held(self._ingest())
+            await self._attempt()
         except asyncio.CancelledError:
             with suppress(LeaseLost, StoreError):  # then the lease runs out instead
                 await self._tenure.write(self._tenure.held.release)
             raise
-        except Exception as error:  # noqa: BLE001  # the boundary: whatever stopped the attempt is recorded in the job
-            try:
-                await self._tenure.while_held(self._end(error), limited=False)
-            except (LeaseLost, StoreError) as failed:
-                log.warning("attempt could not be ended; the next claim goes on", error=failed.message)
 
     def hint(self) -> None:
         """Somebody says that a cancel was asked for: look at once."""
         self._tenure.hint()
+
+    async def _attempt(self) -> None:
+        try:
+            await self._tenure.while_held(self._ingest())
+        except Exception as error:  # noqa: BLE001  # the boundary: whatever stopped the attempt is recorded in the job
+            try:
+                await self._tenure.while_held(self._end(error), limited=False)
+            except (LeaseLost, StoreError, WorkTimeout) as failed:
+                log.warning("attempt could not be ended; the next claim goes on", error=failed.message)
 
     async def _ingest(self) -> None:
         if not self._tenure.job.state.terminal:

@@ -19,6 +19,7 @@ SECRET_SETTINGS = frozenset({"api_key", "api_keys", "mongodb_uri", "qdrant_api_k
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not listened on
 INSPECT_START_FACTOR = 4  # opening and repairing a broken PDF may take longer than reading one of its pages
 _BUCKET_URL = re.compile(r"s3://[a-z0-9{][a-z0-9.{}-]*(/[^?#]*)?")
+_HTTP_URL = re.compile(r"https?://(\S+@)?([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?#]\S*)?")
 
 
 class Settings(BaseSettings):
@@ -143,6 +144,13 @@ class Settings(BaseSettings):
             if not _BUCKET_URL.fullmatch(url):
                 raise ValueError(f"{url} is not of the form s3://bucket/prefix")
         return urls
+
+    @field_validator("webhook_url", mode="after")
+    @classmethod
+    def _callable(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _HTTP_URL.fullmatch(url.get_secret_value()):
+            raise ValueError("FANFOLD_WEBHOOK_URL is not of the form https://host/path")
+        return url
 
     @field_validator("embedder_gpus", mode="after")
     @classmethod

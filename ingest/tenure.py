@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
+from ingest.endings import ended
 from ingest.errors import CancelRequested, LeaseLost, NodeLost, StoreUnavailable, WorkTimeout
 from ingest.model import Job
 from ingest.settings import Settings
@@ -53,7 +54,7 @@ class Tenure:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await ended(tasks)
         for task in done:
             task.result()
 
@@ -75,6 +76,7 @@ class Tenure:
         while True:
             hinted = await self._pause(min(HEARTBEAT_S, self._settings.lease_ttl_s / RENEWALS_PER_TTL))
             self._check_stalled()
+            self.check_held()
             try:
                 async with asyncio.timeout(self._stop_at - time.monotonic()):
                     await self._report(look=hinted)

@@ -3,6 +3,7 @@
 Every transition that a holder can make is a method here. Each is one atomic write, fenced by the lease of the claim.
 """
 
+import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -52,6 +53,7 @@ class HeldJob:
         self._queue = queue
         self._lease = job.lease  # the claim's, whatever is written to the record later
         self.job = job
+        self._knowing = threading.Lock()
         self.renewed_at = claimed_at
 
     @fault_point("jobs.renew")
@@ -65,8 +67,9 @@ class HeldJob:
     @fault_point("jobs.look")
     def look(self) -> Job:
         """Read the record, without renewing: it shows a cancel request, if there is one."""
-        self.job = self._queue.read_held(self.job.job_id, self._lease)
-        return self.job
+        found = self._queue.read_held(self.job.job_id, self._lease)
+        self._know(found)
+        return found
 
     @fault_point("jobs.repin")
     def repin(self, pipeline: PipelineSpec) -> None:
@@ -193,8 +196,15 @@ class HeldJob:
         return self._update({"$set": change}, **only_if)
 
     def _update(self, update: Mapping[str, Any], **only_if: Any) -> Job:
-        self.job = self._queue.write_held(self.job.job_id, self._lease, update, only_if)
-        return self.job
+        written = self._queue.write_held(self.job.job_id, self._lease, update, only_if)
+        self._know(written)
+        return written
+
+    def _know(self, record: Job) -> None:
+        """Keep the newest: a thread whose caller was cancelled may come back after the next one."""
+        with self._knowing:
+            if record.updated_at >= self.job.updated_at:
+                self.job = record
 
 
 def _progress(counts: Mapping[str, int]) -> dict[str, int]:

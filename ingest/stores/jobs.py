@@ -111,8 +111,11 @@ class JobStore:
     def latest(self, document_id: str) -> Job | None:
         """The document's newest job, which is the open one if any is."""
         with mongo_errors():
-            found = self._jobs.find_one({"document_id": document_id}, sort=[("revision", DESCENDING)])
+            found = self._newest(document_id)
         return None if found is None else Job.model_validate(found)
+
+    def _newest(self, document_id: str) -> Mapping[str, Any] | None:
+        return self._jobs.find_one({"document_id": document_id}, sort=[("revision", DESCENDING)])
 
     def open_jobs(self) -> Iterator[Job]:
         """Every job that holds its document: waiting, running, or settled and not yet collected."""
@@ -225,8 +228,8 @@ class JobStore:
         with mongo_errors():
             for record in self._jobs.find(due).sort("sweep_at", ASCENDING).limit(CLAIM_CANDIDATES):
                 seen = {"_id": record["_id"], "open": False, "sweep_at": record["sweep_at"]}
-                latest = self.latest(record["document_id"])
-                if latest is None or latest.job_id != record["_id"]:
+                newest = self._newest(record["document_id"])
+                if newest is None or newest["_id"] != record["_id"]:
                     self._jobs.update_one(seen, {"$set": {"sweep_at": None}})
                     continue
                 with suppress(DuplicateKeyError):  # the document has got a newer job in this moment
@@ -239,7 +242,9 @@ class JobStore:
         now = self.now()
         taken = {"$set": {"notify_at": now + again_in}, "$inc": {"notices": 1}}
         with mongo_errors():
-            for record in self._jobs.find({"notify_at": {"$lte": now}}).sort("notify_at", ASCENDING).limit(1):
+            for record in self._jobs.find({"notify_at": {"$lte": now}}).sort("notify_at", ASCENDING):
+                if readable(record) is None:
+                    continue
                 seen = {"_id": record["_id"], "notify_at": record["notify_at"]}
                 found = update_and_read(self._jobs, seen, taken, {})
                 return None if found is None else Job.model_validate(found)

@@ -63,9 +63,9 @@ def receiver() -> Iterator[Receiver]:
     receiver.server.shutdown()
 
 
-def end_one(jobs: JobStore) -> str:
+def end_one(jobs: JobStore, document_id: str = "d") -> str:
     """A job that ends `failed`; its id."""
-    insert(jobs)
+    insert(jobs, document_id)
     held = claim(jobs)
     held.settle(JobState.FAILED, BROKEN, notify=True)
     held.close(sweep_at=None)
@@ -169,3 +169,14 @@ async def test_jobs_have_notices_only_where_a_webhook_is_set(bench: Bench, confi
     ended = await bench.run(bench.claim())
     assert ended.state is JobState.SUCCEEDED
     assert (ended.notify_at is not None) is configured
+
+
+def test_a_notice_of_a_newer_versions_job_is_left_to_that_version(jobs: JobStore, database: DatabaseOf) -> None:
+    """It does not stand in the way of the others."""
+    newer, ours = (end_one(jobs, document_id) for document_id in "ab")
+    database["jobs"].update_one({"_id": newer}, {"$set": {"state": "hibernating"}})
+    taken = jobs.take_notice(again_in=timedelta(minutes=1))
+    assert taken is not None
+    assert taken.job_id == ours
+    assert jobs.take_notice(again_in=timedelta(minutes=1)) is None
+    assert database["jobs"].find_one({"_id": newer})["notices"] == 0  # type: ignore[index]  # it is there

@@ -389,3 +389,19 @@ async def test_a_batch_cancelled_while_it_waits_is_given_to_nobody(cluster: Clus
     await settle()
     assert cluster.actors[0].given == []
     assert cluster.pool._waiting == []
+
+
+async def test_a_turn_that_could_not_be_handed_out_waits_no_longer(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray refuses an embedder in this moment: nobody is to be given a turn whose batch has gone."""
+
+    def refused() -> None:
+        raise RuntimeError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.pool, "_hand_out", refused)
+        with pytest.raises(RuntimeError, match="no"):
+            async with cluster.pool._turn("a", 1, alone=False):
+                pass
+    assert cluster.pool._waiting == []

@@ -42,3 +42,18 @@ async def test_a_listener_is_let_go_when_nothing_comes(monkeypatch: pytest.Monke
     """So that one which is gone does not wait for ever."""
     monkeypatch.setattr(flags, "LISTEN_S", 0.05)
     assert await Flags().listen(0) == (0, [])
+
+
+async def test_a_flag_that_is_raised_as_the_wait_ends_is_heard_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not counted as heard by a listener to whom it was not told."""
+    raised = Flags()
+
+    async def raised_too_late(_holds: object) -> None:
+        raised._newest.append("a")
+        raised._count += 1
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(raised._raised, "wait_for", raised_too_late)
+        assert await raised.listen(0) == (0, [])
+    assert await raised.listen(0) == (1, ["a"])

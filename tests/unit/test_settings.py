@@ -70,6 +70,8 @@ def test_secrets_do_not_show() -> None:
         ("EMBEDDING_PRECISION", "int8"),
         ("EMBEDDING_BATCH_CHUNKS", "0"),
         ("LOG_LEVEL", "LOUD"),
+        ("WEBHOOK_URL", "https://receiver.example:80a/hook"),
+        ("WEBHOOK_URL", "receiver.example/hook"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -104,3 +106,14 @@ def test_settings_do_not_change() -> None:
     settings = Settings()
     with pytest.raises(ValidationError):
         settings.http_port = 1  # type: ignore[misc]  # the point of the test
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:9000", "https://user:secret@receiver.example/hook?key=1", "http://[::1]:80/"]
+)
+def test_a_webhook_is_any_address_that_http_can_call(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """With a port, with credentials, by name or number."""
+    monkeypatch.setenv("FANFOLD_WEBHOOK_URL", url)
+    webhook = Settings().webhook_url
+    assert webhook is not None
+    assert webhook.get_secret_value() == url
