@@ -59,6 +59,7 @@ DETOURS = {  # what must happen before the point is reached
     "jobs.renew": {"point": "ray.cut", "fault": Fault.DELAY},
     "jobs.look": {"point": "ray.cut", "fault": Fault.DELAY},
 }
+HINTED = {"jobs.look", "jobs.claim_cancelled"}
 TIME_TO_CANCEL = [
     {"point": "catalog.chunk_ids", "fault": Fault.DELAY},
     {"point": "jobs.decide_publish", "fault": Fault.DELAY},
@@ -152,10 +153,10 @@ def _document(directory: Path, pdf: bytes | None = None) -> Path:
 
 
 def _ingested(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView:
-    """The document's job at its end. Looks are made when hinted at, so hints come where a look is to meet a fault."""
+    """The document's job at its end. What a hint brings about is hinted at where that is to meet the fault."""
     submitted = faulty.ask(lambda: faulty.client.submit(path, metadata=SAID))
-    hint = schedule.point == "jobs.look"
-    return faulty.ended(submitted.job_id, lambda: raise_flag(submitted.job_id) if hint else None)
+    hinted = schedule.point in HINTED
+    return faulty.ended(submitted.job_id, lambda: raise_flag(submitted.job_id) if hinted else None)
 
 
 def _cancelled_and_retried(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView:
