@@ -118,7 +118,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, s3: S3Server, inbox: str) 
         ray_address="local",
         http_port=free_port(),
         dashboard_port=free_port(),
-        lease_ttl_s=6,
+        lease_ttl_s=20,
         retry_delay_s=0.2,
         page_timeout_s=20,
         max_pages=1_000,
