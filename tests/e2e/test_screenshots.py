@@ -50,7 +50,8 @@ def test_the_pictures_of_the_readme(browser: Browser, cluster: Cluster, works: l
         expect(person.job(works[2].name).locator(".cell[data-state=read]").nth(2)).to_be_visible(timeout=JOB_MS)
         expect(person.page.locator("#uploads")).to_be_hidden()
         failed = person.job(DAMAGED)
-        expect(failed.locator(".cell[data-state=failed]")).to_have_count(1)
+        failed.locator("details.pages").evaluate("pages => { pages.open = true }")  # as it is where its work was seen
+        expect(failed.locator(".cell[data-state=failed]")).to_have_count(1, timeout=JOB_MS)
         failed.locator(".cell button").focus()
         person.page.set_viewport_size({"width": TALL[0], "height": TALL[1]})
         take(person, "jobs")
