@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.running import pairs
 from cluster import flags
 from cluster.composition import Blueprint, open_stores
 from cluster.embedded import EmbeddedMongoDB
@@ -205,9 +206,8 @@ def _bench(nodes: int, depth: int) -> Iterator[Bench]:
 def main(arguments: Sequence[str]) -> None:
     """Print the table; `4:100` as an argument stands for four nodes and a hundred jobs that wait."""
     table = Table("nodes", "jobs that wait", "pages a second", "jobs a second", "calls a page", "calls a job")
-    runs = [tuple(map(int, argument.split(":"))) for argument in arguments] or RUNS
     configure_logging("ERROR")
-    for nodes, depth in track(runs, console=Console(stderr=True)):
+    for nodes, depth in track(pairs(arguments, RUNS), console=Console(stderr=True)):
         with _bench(nodes, depth) as bench, patch("cluster.supervisor.RayEngine", IdleEngine):
             measured = asyncio.run(bench.measure())
         table.add_row(

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,12 @@ def fanfold_up(home: Path, **settings: str) -> Iterator[Running]:
     finally:
         service.terminate()
         service.wait()
+
+
+def pairs(arguments: Sequence[str], default: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """`1:2` as an argument stands for a run with one of this and two of that; without arguments, the default."""
+    asked = [argument.split(":") for argument in arguments]
+    return [(int(first), int(second)) for first, second in asked] or list(default)
 
 
 def copies(pdf: Path, directory: Path, number: int) -> list[Path]:

@@ -20,7 +20,7 @@ import pymupdf
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.running import copies, fanfold_up
+from benchmarks.running import copies, fanfold_up, pairs
 from ingest.stages.models import ocr_model_dirs
 from samples.build import build
 
@@ -34,7 +34,7 @@ _mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
 def main(arguments: Sequence[str]) -> None:
     """Print the table; `1:2` as an argument stands for one worker on two cores."""
     machine = sorted(os.sched_getaffinity(0))
-    runs = [(workers, cores) for workers, cores in _asked(arguments) if cores <= len(machine)]
+    runs = [(workers, cores) for workers, cores in pairs(arguments, RUNS) if cores <= len(machine)]
     table = Table(title="scanned pages a minute")
     for column in ("workers", "cores", "plain loop", "Fanfold", "to the loop", "to the first row"):
         table.add_column(column, justify="right")
@@ -51,12 +51,6 @@ def main(arguments: Sequence[str]) -> None:
             numbers = f"{loop:.0f}", f"{fanfold:.0f}", f"{fanfold / loop:.2f}", f"{fanfold / first:.2f}"
             table.add_row(str(workers), str(cores), *numbers)
     Console().print(table)
-
-
-def _asked(arguments: Sequence[str]) -> list[tuple[int, int]]:
-    """The runs: how many workers on how many cores."""
-    pairs = [argument.split(":") for argument in arguments]
-    return [(int(workers), int(cores)) for workers, cores in pairs] or list(RUNS)
 
 
 @contextmanager

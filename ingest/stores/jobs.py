@@ -242,7 +242,8 @@ class JobStore:
         now = self.now()
         taken = {"$set": {"notify_at": now + again_in}, "$inc": {"notices": 1}}
         with mongo_errors():
-            for record in self._jobs.find({"notify_at": {"$lte": now}}).sort("notify_at", ASCENDING):
+            due = self._jobs.find({"notify_at": {"$lte": now}}).sort("notify_at", ASCENDING)
+            for record in due.limit(CLAIM_CANDIDATES):
                 if readable(record) is None:
                     continue
                 seen = {"_id": record["_id"], "notify_at": record["notify_at"]}
