@@ -7,7 +7,9 @@ of its own; where the others' pages leave no node idle in time the gate opens ag
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+
+from ingest.endings import happens
 
 
 class Gate:
@@ -32,6 +34,4 @@ class Gate:
 
     async def _keep_shut(self, begun: asyncio.Event, longest_s: float) -> None:
         async with self._shut:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(longest_s):
-                    await begun.wait()
+            await happens(begun, longest_s)

@@ -31,6 +31,7 @@ from cluster.queue import Queue
 from cluster.scheduler import FairScheduler
 from cluster.survey import Survey
 from ingest import faults
+from ingest.endings import happens
 from ingest.errors import ConfigurationError, Conflict, StoreUnavailable
 from ingest.model import Job
 from ingest.pipeline import Pipeline
@@ -85,7 +86,7 @@ class Supervisor:
             for held in claimed:
                 self._begin(held, engine)
             if not claimed:
-                await _until(self._wake, self._blueprint.settings.poll_interval_s)
+                await happens(self._wake, self._blueprint.settings.poll_interval_s)
         await asyncio.sleep(0)  # what was claimed last begins: a task that is cancelled before gives nothing back
         for task in [*helpers, *(self._running.keys() - self._given_back)]:
             task.cancel()
@@ -208,13 +209,6 @@ def _raise_of(helpers: Iterable[asyncio.Task[None]]) -> None:
     for helper in helpers:
         if helper.done():
             helper.result()
-
-
-async def _until(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, so many seconds at the most."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)

@@ -1,4 +1,4 @@
-"""Waiting for tasks to end, whatever is cancelled meanwhile."""
+"""Waiting: for tasks to end, whatever is cancelled meanwhile; for an event, but not for ever."""
 
 import asyncio
 from collections.abc import Collection
@@ -18,3 +18,13 @@ async def ended(tasks: Collection[asyncio.Future[Any]]) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+async def happens(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it is set within so many seconds: returns as soon as it is, or when they have passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from ingest.endings import ended
+from ingest.endings import ended, happens
 from ingest.errors import CancelRequested, LeaseLost, NodeLost, StoreUnavailable, WorkTimeout
 from ingest.model import Job
 from ingest.settings import Settings
@@ -96,13 +96,10 @@ class Tenure:
 
     async def _pause(self, seconds: float) -> bool:
         """Wait; True when a hint ended it."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._hinted.wait()
-        except TimeoutError:
-            return False
-        self._hinted.clear()
-        return True
+        hinted = await happens(self._hinted, seconds)
+        if hinted:
+            self._hinted.clear()
+        return hinted
 
     def _check_stalled(self) -> None:
         """A lease is kept by work that gets on, not by a heartbeat beside work that does not."""
