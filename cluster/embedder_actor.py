@@ -7,6 +7,7 @@ import ray
 
 from cluster.composition import Blueprint, activities
 from cluster.metrics import BATCH_FILL
+from cluster.nodes import own_cpus
 from cluster.tasks import watchdog
 from ingest.batching import Batcher
 from ingest.model import Revision
@@ -19,16 +20,16 @@ class EmbedderActor:
     One that dies stays dead: its pool starts another where one is wanted.
     """
 
-    def __init__(self, blueprint: Blueprint, threads: int) -> None:
+    def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
-        self._threads = threads
         self._batcher: Batcher | None = None
 
     async def load(self) -> None:
         """Load the model. Raises `ConfigurationError`."""
         settings = self._blueprint.settings
         work = await asyncio.to_thread(activities, self._blueprint)
-        embedder = await asyncio.to_thread(partial(work.load_embedder, threads=self._threads))
+        threads = max(1, await asyncio.to_thread(own_cpus) // settings.embedders)
+        embedder = await asyncio.to_thread(partial(work.load_embedder, threads=threads))
         guard = partial(watchdog, settings.page_timeout_s)
         self._batcher = Batcher(work, embedder, settings, guard=guard, observe=BATCH_FILL.observe)
 

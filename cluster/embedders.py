@@ -19,7 +19,6 @@ from ray.exceptions import RayError, RayTaskError
 from cluster.composition import Blueprint
 from cluster.embedder_actor import EmbedderActor
 from cluster.metrics import EMBEDDERS
-from cluster.nodes import cluster_cpus
 from cluster.work import OVERTIME_S, SOFT_STOP_S, meaning_of, within
 from ingest.errors import FanfoldError, WorkerCrashed, WorkTimeout
 from ingest.model import Revision
@@ -183,8 +182,7 @@ class EmbedderPool:
 
     def _start_actor(self) -> Any:
         actor: Any = EmbedderActor
-        threads = max(1, cluster_cpus() // self._settings.embedders)
-        return actor.options(num_gpus=self._settings.embedder_gpus).remote(self._blueprint, threads)
+        return actor.options(num_gpus=self._settings.embedder_gpus).remote(self._blueprint)
 
     async def _load(self, embedder: Embedder) -> None:
         """Wait for its place and its model: as long as an attempt may stall, then another one is started instead."""

@@ -1,5 +1,6 @@
 """The pipeline's `Engine` on Ray: one task a page, one actor call a batch, and what Ray's errors mean."""
 
+import asyncio
 from typing import Any
 
 from cluster import tasks
@@ -39,8 +40,8 @@ class RayEngine:
         limit_s = self._blueprint.settings.page_timeout_s
         async with self._scheduler.slot(_owner(revision)):
             await self._gate.passed()
-            task = tasks.inspect.options(name=f"inspect {revision.title}", num_cpus=_cpus(alone))
-            values = task.remote(self._blueprint, revision, distrusted)
+            task = tasks.on_cpu.options(name=f"inspect {revision.title}", num_cpus=await _cpus(alone))
+            values = task.remote(tasks.inspect, self._blueprint, revision, distrusted)
             work = Work(values, limit_s=limit_s, first_limit_s=INSPECT_START_FACTOR * limit_s)
             try:
                 inspection: Inspection = await self._result(work, alone)
@@ -55,8 +56,8 @@ class RayEngine:
         async with self._scheduler.slot(_owner(revision)):
             await self._gate.passed()
             name = f"ocr {revision.title} page {page_number}"
-            task = tasks.read_page.options(name=name, num_cpus=_cpus(alone))
-            values = task.remote(self._blueprint, revision, page_number)
+            task = tasks.on_cpu.options(name=name, num_cpus=await _cpus(alone))
+            values = task.remote(tasks.read_page, self._blueprint, revision, page_number)
             work = Work(values, limit_s=self._blueprint.settings.page_timeout_s)
             try:
                 await self._result(work, alone)
@@ -110,6 +111,6 @@ def _at_page(error: WorkError, page_number: int | None) -> WorkError:
     return error if error.page_number is not None else type(error)(error.message, page_number=page_number)
 
 
-def _cpus(alone: bool) -> int:
+async def _cpus(alone: bool) -> int:
     """How many a task takes: all of a node, to be alone on it."""
-    return largest_node_cpus() if alone else 1
+    return await asyncio.to_thread(largest_node_cpus) if alone else 1

@@ -1,5 +1,6 @@
 """What the Ray cluster has."""
 
+import os
 from typing import Any
 
 import ray
@@ -13,9 +14,16 @@ def cluster_cpus() -> int:
     return max(1, int(resources.get("CPU", 1)))
 
 
+def own_cpus() -> int:
+    """CPUs of the calling process's node: as many as Ray gives out there, or all where it gives out none."""
+    here = ray.get_runtime_context().get_node_id()
+    given_out = sum(_cpus(node) for node in _alive() if node["NodeID"] == here)
+    return given_out or len(os.sched_getaffinity(0))
+
+
 def largest_node_cpus() -> int:
     """CPUs of the node that has most of them: who takes so many shares its node with nobody who takes any."""
-    return max([1, *(int(node["Resources"].get("CPU", 0)) for node in _alive())])
+    return max([1, *(_cpus(node) for node in _alive())])
 
 
 def is_alive(node_id: str) -> bool:
@@ -26,6 +34,10 @@ def is_alive(node_id: str) -> bool:
 def places() -> list[str]:
     """The nodes that are there, the head first."""
     return [node["NodeID"] for node in sorted(_alive(), key=lambda node: HEAD not in node["Resources"])]
+
+
+def _cpus(node: dict[str, Any]) -> int:
+    return int(node["Resources"].get("CPU", 0))
 
 
 def _alive() -> list[dict[str, Any]]:

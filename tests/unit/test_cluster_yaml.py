@@ -41,7 +41,7 @@ def test_the_launcher_refuses_a_broken_file(config: dict[str, Any]) -> None:
 def test_every_task_fits_on_some_worker(config: dict[str, Any]) -> None:
     """The CPUs that a page takes are offered by workers, and the head offers none to page work."""
     offered = {name: kind["resources"] for name, kind in config["available_node_types"].items()}
-    work: list[Any] = [tasks.inspect, tasks.read_page, tasks.cut, tasks.store, EmbedderActor]
+    work: list[Any] = [tasks.on_cpu, tasks.cut, tasks.store, EmbedderActor]
     asked = max(task._default_options["num_cpus"] for task in work)
     assert asked >= 1
     assert offered["head"]["CPU"] == 0
