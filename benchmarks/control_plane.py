@@ -37,6 +37,7 @@ from cluster.embedded import EmbeddedMongoDB
 from cluster.engine import RayEngine
 from cluster.scheduler import Owner
 from cluster.supervisor import STORE_THREADS, Supervisor
+from cluster.tasks import SPREAD
 from cluster.work import Started, Work
 from ingest.model import ChunkPlan, Document, Inspection, Job, PipelineSpec, Revision
 from ingest.settings import Settings
@@ -46,7 +47,8 @@ from ingest.turns import Priority
 
 RUNS = ((1, 10), (1, 100), (1, 1_000), (1, 10_000), (2, 10), (4, 10))  # nodes, jobs that wait
 CPUS_PER_NODE = 2
-PAGES, JOBS = 400, 40
+PAGES, JOBS = 1_000, 80
+WARM_UP_PAGES = 200  # every node's processes have started by then
 LIMIT_S = 60.0
 PLACES = 8
 LOOK_S = 0.1
@@ -54,7 +56,7 @@ TENANT = "bench"
 PIPELINE = PipelineSpec(extract="bench", chunk="bench", embed="bench")
 
 
-@ray.remote(num_cpus=1, max_retries=0)
+@ray.remote(num_cpus=1, max_retries=0, scheduling_strategy=SPREAD)
 def nothing(revision: Revision, page_number: int) -> Iterator[Started | int]:
     """A page that takes no work."""
     assert revision
@@ -132,6 +134,7 @@ class Bench:
     async def measure(self) -> Measured:
         """One long document alone, then many short ones, several at a time."""
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(STORE_THREADS))
+        await self._work([self._submit(WARM_UP_PAGES)], places=1)
         pages_s, page_calls = await self._work([self._submit(PAGES)], places=1)
         jobs_s, job_calls = await self._work([self._submit(1) for _ in range(JOBS)], places=PLACES)
         return Measured(PAGES / pages_s, JOBS / jobs_s, page_calls / PAGES, job_calls / JOBS)

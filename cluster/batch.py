@@ -31,12 +31,17 @@ def connect(settings: Settings, *, retry_for_s: float = RETRY_FOR_S) -> Client:
 
 
 def each(names: Sequence[str], call: Callable[[str], View]) -> Iterator[tuple[str, View | ServiceError]]:
-    """What the service says to each call, several at a time, in the order of the names."""
+    """What the service says to each call, several at a time, in the order of the names.
+
+    Raises `ServiceError` when it says nothing.
+    """
 
     def answer(name: str) -> View | ServiceError:
         try:
             return call(name)
         except ServiceError as error:
+            if error.problem is None:  # nobody has refused anything: there is no service
+                raise
             return error
 
     with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="each") as pool:

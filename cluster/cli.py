@@ -171,7 +171,7 @@ def cancel(
     with _client() as client:
         if state is not None:
             job_ids = [job.job_id for job in client.jobs(state=state, limit=sys.maxsize)]
-            yes or typer.confirm(f"Cancel {display.count(len(job_ids), 'job')}?", abort=True, err=True)
+            yes or not job_ids or typer.confirm(f"Cancel {display.count(len(job_ids), 'job')}?", abort=True, err=True)
         answers = list(client.cancel_all(job_ids or []))
     failed = _show_answers(answers, as_json=as_json)
     raise typer.Exit(int(failed))

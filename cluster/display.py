@@ -238,7 +238,7 @@ def answers(given: Sequence[tuple[str, BaseModel | ServiceError]]) -> Renderable
     """One row an id: what became of it."""
     table = Table.grid(padding=(0, 2))
     for name, answer in given:
-        table.add_row(name, _answered(answer))
+        table.add_row(escape(name), _answered(answer))
     return table if given else Text("Nothing to do.", style="dim")
 
 

@@ -6,12 +6,10 @@ from datetime import timedelta
 from importlib.metadata import version
 from math import ceil
 
-import ray
-
 from cluster.metrics import STORE_ERRORS
-from cluster.nodes import cluster_cpus
+from cluster.nodes import cluster_address, cluster_cpus
 from cluster.scheduler import FairScheduler
-from ingest.errors import StoreUnavailable
+from ingest.errors import StoreError
 from ingest.settings import Settings
 from ingest.stores.roster import Order, Presence, Roster, Standing
 from ingest.telemetry import get_logger
@@ -33,11 +31,11 @@ class Duty:
         self._scheduler = scheduler
         self._good_for = timedelta(seconds=settings.lease_ttl_s)
         self._running = running  # how many jobs it holds
-        self._cluster: str = ray.get_runtime_context().gcs_address
+        self._cluster = cluster_address()
         self.standing = Standing()  # the order that its claim loop has acted on
 
     async def look(self) -> Order:
-        """The order that stands now: asked before each claim. Raises `StoreUnavailable`."""
+        """The order that stands now: asked before each claim. Raises `StoreError`."""
         self.standing = await asyncio.to_thread(self._roster.standing, self._cluster)
         return self.standing.order
 
@@ -47,7 +45,7 @@ class Duty:
             try:
                 await self._share()
                 await asyncio.to_thread(self._roster.report, self._presence(), good_for=self._good_for)
-            except StoreUnavailable as error:
+            except StoreError as error:
                 STORE_ERRORS.inc(store="mongodb")
                 log.warning("cannot report", error=error.message)
             await asyncio.sleep(INTERVAL_S)
@@ -56,7 +54,7 @@ class Duty:
         """Say that it has stopped; who does not hear it finds out when the report has expired."""
         try:
             await asyncio.to_thread(self._roster.leave, self._holder)
-        except StoreUnavailable as error:
+        except StoreError as error:
             log.warning("cannot leave the roster", error=error.message)
 
     async def _share(self) -> None:

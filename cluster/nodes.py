@@ -14,6 +14,13 @@ def cluster_cpus() -> int:
     return max(1, int(resources.get("CPU", 1)))
 
 
+def cluster_address() -> str:
+    """The Ray cluster's address, the same on every node: a node itself keeps whatever name it was told to join by."""
+    [head] = [node["NodeManagerAddress"] for node in _alive() if HEAD in node["Resources"]]
+    port = ray.get_runtime_context().gcs_address.rpartition(":")[2]
+    return f"{head}:{port}"
+
+
 def own_cpus() -> int:
     """CPUs of the calling process's node: as many as Ray gives out there, or all where it gives out none."""
     here = ray.get_runtime_context().get_node_id()

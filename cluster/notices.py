@@ -15,7 +15,7 @@ from datetime import timedelta
 import httpx
 from pydantic import SecretStr
 
-from ingest.errors import StoreUnavailable
+from ingest.errors import StoreError
 from ingest.model import Job
 from ingest.stores.jobs import JobStore
 from ingest.telemetry import get_logger
@@ -43,7 +43,7 @@ class Notifier:
             while True:
                 try:
                     sent = await self.send_one(http)
-                except StoreUnavailable as error:
+                except StoreError as error:
                     log.warning("cannot look for notices", error=error.message)
                     sent = False
                 if not sent:

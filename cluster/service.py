@@ -25,17 +25,17 @@ from cluster.composition import Blueprint, enter, prepare, refuse_dead_stores, r
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
 from cluster.flags import raise_flag, start_flags, stop_flags
 from cluster.instance import Addresses
+from cluster.nodes import cluster_address
 from cluster.ports import free_port, is_free, why_not_free
 from cluster.supervisor import probe_supervisors, refuse_second_supervisor, start_supervisors, stop_supervisors
 from cluster.views import RayPageViewer
 from ingest.errors import ConfigurationError
 from ingest.references import References
-from ingest.settings import Settings
+from ingest.settings import LOOPBACK, Settings
 from ingest.stores.roster import Order
 from ingest.telemetry import get_logger
 from serve.admission import Admission
 from serve.app import APP_NAME, EmbedQuery, application
-from serve.guard import LOOPBACK
 from serve.intake import proxy_environment
 from serve.service import Service
 
@@ -96,7 +96,7 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         start_supervisors(blueprint)
         _wait_until_ready(settings)
         addresses = Addresses(
-            ray_address=ray_context.address_info["gcs_address"],
+            ray_address=cluster_address(),
             ray_auth_mode=os.environ.get("RAY_AUTH_MODE"),  # Ray chooses it when it starts
             mongodb_uri=None if mongodb is None else mongodb.uri,
         )
@@ -106,7 +106,7 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
 def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
     """What a replica of the HTTP interface works with."""
     stores = enter(blueprint)
-    cluster = ray.get_runtime_context().gcs_address
+    cluster = cluster_address()
 
     def draining() -> bool:
         return stores.roster.standing(cluster).order is not Order.WORK
@@ -255,7 +255,7 @@ def _wait_until_ready(settings: Settings) -> None:
     answer = "nothing"
     while time.monotonic() < give_up_at:
         try:
-            response = httpx.get(f"{settings.http_url}/readyz", timeout=READY_TIMEOUT_S)
+            response = httpx.get(f"{settings.http_url}/readyz", timeout=READY_TIMEOUT_S, trust_env=False)
         except httpx.TransportError as error:
             answer = type(error).__name__
         else:

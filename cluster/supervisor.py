@@ -25,14 +25,14 @@ from cluster.duty import VERSION, Duty
 from cluster.embedded import NAMESPACE
 from cluster.engine import RayEngine
 from cluster.metrics import STORE_ERRORS
-from cluster.nodes import places
+from cluster.nodes import cluster_address, places
 from cluster.notices import Notifier
 from cluster.queue import Queue
 from cluster.scheduler import FairScheduler
 from cluster.survey import Survey
 from ingest import faults
 from ingest.endings import happens
-from ingest.errors import ConfigurationError, Conflict, StoreUnavailable
+from ingest.errors import ConfigurationError, Conflict, StoreError, StoreUnavailable
 from ingest.model import Job
 from ingest.pipeline import Pipeline
 from ingest.stores import Stores
@@ -116,7 +116,7 @@ class Supervisor:
                 if held:
                     return held
             one = await asyncio.to_thread(self._queue.claim_next, list(self._running.values()))
-        except StoreUnavailable as error:
+        except StoreError as error:
             STORE_ERRORS.inc(store="mongodb")
             log.warning("cannot claim", error=error.message)
             return []
@@ -164,7 +164,7 @@ class Supervisor:
         while True:
             try:
                 await asyncio.to_thread(self._stores.jobs.reopen_due)
-            except StoreUnavailable as error:
+            except StoreError as error:
                 STORE_ERRORS.inc(store="mongodb")
                 log.warning("cannot look for sweeps", error=error.message)
             self._look_for_cancelled()  # of those whose hint was lost
@@ -273,7 +273,7 @@ def start_supervisors(blueprint: Blueprint) -> None:
     Those that an earlier `up` left behind are replaced, whatever their number and version; a drain has ended.
     """
     stop_supervisors()
-    connect(blueprint).roster.command(ray.get_runtime_context().gcs_address, Order.WORK)
+    connect(blueprint).roster.command(cluster_address(), Order.WORK)
     actor: Any = SupervisorActor
     nodes = places()
     handles = [

@@ -26,8 +26,8 @@ def plain_errors() -> Iterator[None]:
     """Errors that say what to do are printed as one line, without a traceback; the process ends with `USAGE`."""
     try:
         yield
-    except (ServiceError, FanfoldError, FileNotFoundError) as error:
-        err.print(f"[bold red]fanfold:[/] {escape(str(error))}", soft_wrap=True)
+    except (ServiceError, FanfoldError, OSError) as error:
+        err.print(f"[bold red]fanfold:[/] {escape(_words(error))}", soft_wrap=True)
         sys.exit(USAGE)
     except ValidationError as error:
         if error.title != Settings.__name__:
@@ -38,6 +38,13 @@ def plain_errors() -> Iterator[None]:
             given = f"FANFOLD_{name.upper()}{value}: " if name else ""
             err.print(f"[bold red]fanfold:[/] {escape(given + said(problem['msg']))}", soft_wrap=True)
         sys.exit(USAGE)
+
+
+def _words(error: Exception) -> str:
+    """What to tell the user; the operating system's own errors with the file first."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)
 
 
 def said(message: str) -> str:

@@ -3,8 +3,10 @@
 They take keys and counts and return keys and counts; text and vectors go through the object store.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from ingest import ids
 from ingest.checkpoints import Checkpoints
-from ingest.errors import NotFound, ObjectMissing, SourceNotKept
+from ingest.errors import FanfoldError, NotFound, ObjectMissing, SourceNotKept, WorkerCrashed
 from ingest.faults import fault_point
 from ingest.model import Chunk, ChunkPlan, Inspection, Page, Revision, Route
 from ingest.settings import Settings
@@ -25,10 +27,13 @@ from ingest.stages.ocr import Ocr
 from ingest.stages.pageimage import page_png
 from ingest.stages.pdf import Pdf
 from ingest.stores import Stores
+from ingest.telemetry import get_logger
 
+NO_MEMORY = re.compile("bad_alloc|bad allocation|insufficient memory|failed to allocate|out of memory", re.IGNORECASE)
 OPEN_PDFS = 2  # each may hold FANFOLD_MAX_UPLOAD_BYTES in memory
 PAGE_IMAGE_DPI = 110  # an A4 page is 910 pixels wide: small print can be read on a screen
 Committed = TypeVar("Committed")
+log = get_logger()
 
 
 class OpenPdfs:
@@ -99,11 +104,16 @@ class Activities:
 
     @fault_point("activities.read_page")
     def read_page(self, revision: Revision, page_number: int) -> None:
-        """Render one page and OCR it. Raises `PageUnreadable` when it cannot be rendered."""
+        """Render one page and OCR it.
+
+        Raises `PageUnreadable` when it cannot be rendered, `WorkerCrashed` when OCR fails at it, and `MemoryError`.
+        """
         checkpoints = self._checkpoints(revision)
         if checkpoints.has_page(page_number):
             return
-        text = self.load_ocr().read(self._image_for_ocr(self._pdfs.get(revision.document_id), page_number))
+        source, ocr = self._pdfs.get(revision.document_id), self.load_ocr()
+        with _of_page(page_number):
+            text = ocr.read(self._image_for_ocr(source, page_number))
         checkpoints.write_page(Page(page_number, Route.OCR, text))
 
     def cut(self, revision: Revision) -> ChunkPlan:
@@ -202,6 +212,21 @@ class Activities:
             )
             self._chunker = Chunker(tokenizer, self._settings.chunk_tokens, self._settings.chunk_overlap_tokens)
         return self._chunker
+
+
+@contextmanager
+def _of_page(page_number: int) -> Iterator[None]:
+    """Whatever goes wrong in native code at a page is that page's failure, not its document's."""
+    try:
+        yield
+    except (FanfoldError, MemoryError):
+        raise
+    except Exception as error:
+        if NO_MEMORY.search(str(error)):
+            raise MemoryError(str(error)) from error
+        log.warning("ocr failed", page_number=page_number, exc_info=True)
+        name = type(error).__name__
+        raise WorkerCrashed(f"OCR failed at this page: {name}. The log has more.", page_number=page_number) from error
 
 
 def _distrusted(page_number: int) -> Page:

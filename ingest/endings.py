@@ -1,7 +1,7 @@
-"""Waiting: for tasks to end, whatever is cancelled meanwhile; for an event, but not for ever."""
+"""Waiting: for tasks to end, whatever is cancelled meanwhile; for many, a few at a time; for an event, so long."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 
@@ -28,3 +28,25 @@ async def happens(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def all_done(work: Iterable[Coroutine[Any, Any, None]], at_hand: Callable[[], int]) -> None:
+    """Do it all, drawing so many at a time; the first that fails cancels the others, and its error is raised."""
+    one_ended = asyncio.Event()
+    running: set[asyncio.Task[None]] = set()
+
+    def end(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        one_ended.set()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                task = group.create_task(one)
+                running.add(task)
+                task.add_done_callback(end)
+                while len(running) >= at_hand():
+                    one_ended.clear()
+                    await one_ended.wait()
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None

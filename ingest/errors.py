@@ -142,7 +142,7 @@ class WorkTimeout(WorkError):
 
 
 class WorkerCrashed(WorkError):
-    """The worker process died in the middle of the work."""
+    """The worker process died in the middle of the work, or its libraries gave up on it without saying why."""
 
     category = Category.CRASH
 

@@ -6,14 +6,17 @@ cleans nothing up, because the next holder is already at work.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
+import structlog
+
 from ingest import revisions
 from ingest.checkpoints import Checkpoints
 from ingest.collection import Kept, collect, collect_objects
+from ingest.endings import all_done
 from ingest.errors import (
     AttemptsExhausted,
     CancelRequested,
@@ -38,6 +41,7 @@ from ingest.tenure import Tenure
 
 PAGE_TRIES = 2  # a page that fails is tried once more, in another process, before it is given up
 MAX_DELAY_DOUBLINGS = 6
+GONE = "The document was deleted, or sent again, before this version was published."
 
 T = TypeVar("T")
 log = get_logger()
@@ -108,7 +112,11 @@ class Pipeline:
                 log.warning("attempt could not be ended; the next claim goes on", error=failed.message)
 
     async def _ingest(self) -> None:
-        if not self._tenure.job.state.terminal:
+        if self._tenure.job.publish_decided and not self._tenure.job.state.terminal:
+            await self._check_wanted()
+        if self._decided_by_other_settings:
+            await self._show_as_decided()
+        elif not self._tenure.job.state.terminal:
             await self._prepare()
             inspection = await self._within_limit(self._extract())
             plan = await self._within_limit(self._embed())
@@ -150,7 +158,7 @@ class Pipeline:
                 failed[page_number] = failed_page(page_number, error)
             self._tenure.counts["pages_done"] += 1
 
-        await _all((read(page_number) for page_number in waiting), self._engine.at_hand)
+        await all_done((read(page_number) for page_number in waiting), self._engine.at_hand)
         await self._give_up(failed, inspection.page_count)
         await self._finish(Stage.EXTRACT, self._checkpoints.inspection_key)
         return inspection
@@ -197,7 +205,7 @@ class Pipeline:
         pages = [failed[page_number] for page_number in sorted(failed)]
         if pages != self._tenure.job.failed_pages:
             await self._tenure.write(self._tenure.held.record_failed_pages, pages)
-        if len(pages) > self._settings.max_failed_page_ratio * page_count:
+        if not self._tenure.job.publish_decided and len(pages) > self._settings.max_failed_page_ratio * page_count:
             raise TooManyFailedPages(
                 f"{len(pages)} of {page_count} pages could not be read. Page {pages[0].page_number}: {pages[0].message}"
             )
@@ -215,7 +223,7 @@ class Pipeline:
             await self._tenure.work(self._engine.embed, self._revision, batch, size)
             self._tenure.counts["chunks_embedded"] += size
 
-        await _all((embed(batch, size) for batch, size in enumerate(plan.batch_sizes)), self._engine.at_hand)
+        await all_done((embed(batch, size) for batch, size in enumerate(plan.batch_sizes)), self._engine.at_hand)
         await self._finish(Stage.EMBED, self._checkpoints.vectors_prefix)
         return plan
 
@@ -230,24 +238,48 @@ class Pipeline:
 
     async def _publish(self, inspection: Inspection, plan: ChunkPlan) -> None:
         """Read both stores back, decide, then make the revision visible all at once."""
-        self._stage = Stage.PUBLISH
-        revision = self._revision
-        await self._tenure.ask(revisions.verify, self._stores, revision, plan.chunk_count)
+        self._enter(Stage.PUBLISH)
+        await self._tenure.ask(revisions.verify, self._stores, self._revision, plan.chunk_count)
         await self._tenure.flush()
         await self._tenure.write(self._tenure.held.decide_publish)
+        await self._show(page_count=inspection.page_count, chunk_count=plan.chunk_count)
+
+    async def _check_wanted(self) -> None:
+        """Raise `DocumentGone` where what was decided to be published is not wanted any more."""
+        document = await self._tenure.ask(self._stores.catalog.known, self._tenure.job.document_id)
+        if document is None or document.deleted_at is not None:
+            raise DocumentGone(GONE)
+
+    @property
+    def _decided_by_other_settings(self) -> bool:
+        """Whether an earlier attempt has decided to publish what this process could not make."""
+        job = self._tenure.job
+        other = job.pipeline.fingerprint != self._pipeline.fingerprint
+        return other and job.publish_decided and not job.state.terminal
+
+    async def _show_as_decided(self) -> None:
+        """Publish what was verified before it was decided on: its rows are as they were, in their own collection."""
+        self._enter(Stage.PUBLISH)
+        job = self._tenure.job
+        chunk_ids = await self._tenure.ask(self._stores.catalog.chunk_ids, job.document_id, job.revision)
+        await self._show(page_count=job.progress.pages_total, chunk_count=len(chunk_ids))
+
+    async def _show(self, *, page_count: int, chunk_count: int) -> None:
+        """Make the revision visible, and end the job."""
+        revision = self._revision
         published = await self._tenure.ask(
             self._stores.catalog.publish,
             revision.document_id,
             revision.number,
-            page_count=inspection.page_count,
-            chunk_count=plan.chunk_count,
+            page_count=page_count,
+            chunk_count=chunk_count,
         )
         if not published:
-            raise DocumentGone("The document was deleted, or sent again, before this version was published.")
+            raise DocumentGone(GONE)
         await self._finish(Stage.PUBLISH)
         complete = not self._tenure.job.failed_pages
         await self._settle(JobState.SUCCEEDED if complete else JobState.PARTIALLY_SUCCEEDED)
-        log.info("published", revision=revision.number, chunks=plan.chunk_count)
+        log.info("published", revision=revision.number, chunks=chunk_count)
 
     async def _collect(self) -> None:
         """Remove what nobody needs any more, then let the document have another job. A delete meanwhile is obeyed."""
@@ -269,7 +301,9 @@ class Pipeline:
         if isinstance(error, LeaseLost):
             log.warning("lease lost", reason=error.message)
             return
-        log.warning("attempt stopped", error=str(error), exc_info=not isinstance(error, FanfoldError))
+        log.warning(
+            "attempt stopped", stage=self._stage, error=str(error), exc_info=not isinstance(error, FanfoldError)
+        )
         job = await self._tenure.write(self._tenure.held.look)
         failure = failure_of(error, self._stage)
         if job.state.terminal:
@@ -331,8 +365,12 @@ class Pipeline:
                 raise
             raise WorkTimeout(f"Stage {self._stage} took longer than FANFOLD_STAGE_TIMEOUT_S allows.") from None
 
-    async def _start(self, stage: Stage) -> None:
+    def _enter(self, stage: Stage) -> None:
         self._stage = stage
+        structlog.contextvars.bind_contextvars(stage=stage)
+
+    async def _start(self, stage: Stage) -> None:
+        self._enter(stage)
         await self._tenure.write(self._tenure.held.start_stage, stage)
 
     async def _finish(self, stage: Stage, checkpoint: str | None = None) -> None:
@@ -343,25 +381,3 @@ class Pipeline:
 def _may_be_innocent(error: WorkError, *, alone: bool) -> bool:
     """Whether work beside this one may have brought the error about."""
     return isinstance(error, NodeOutOfMemory) and not alone
-
-
-async def _all(work: Iterable[Coroutine[Any, Any, None]], at_hand: Callable[[], int]) -> None:
-    """Do it all, drawing so many at a time; the first that fails cancels the others, and its error is raised."""
-    ended = asyncio.Event()
-    running: set[asyncio.Task[None]] = set()
-
-    def end(task: asyncio.Task[None]) -> None:
-        running.discard(task)
-        ended.set()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for one in work:
-                task = group.create_task(one)
-                running.add(task)
-                task.add_done_callback(end)
-                while len(running) >= at_hand():
-                    ended.clear()
-                    await ended.wait()
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None

@@ -1,6 +1,8 @@
 """Documents by reference: fetched from object storage, where a setting allows it."""
 
+import errno
 import hashlib
+import threading
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,18 +16,22 @@ from ingest.submission import Upload
 
 SCHEME = "s3://"
 READ_BYTES = 1024**2
+AT_ONCE = 8
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 TENANT = "{tenant}"
 
 
 class References:
     """Reads `s3://bucket/key`, below one of `allowed` (prefixes, `{tenant}` in them is the caller's) and nowhere else.
 
-    Credentials are those of this process's environment, as s3fs finds them.
+    Credentials are those of this process's environment, as s3fs finds them. A few are read at a time, and the others
+    wait: a reference is a small request for a large file.
     """
 
     def __init__(self, allowed: Iterable[str], *, s3_endpoint_url: str | None = None) -> None:
         self._allowed = tuple(allowed)
         self._endpoint_url = s3_endpoint_url
+        self._places = threading.BoundedSemaphore(AT_ONCE)
 
     def check(self, tenant: str, url: str) -> None:
         """Raise `ReferenceNotAllowed` unless the tenant may refer to this address."""
@@ -40,17 +46,20 @@ class References:
     def fetch(self, tenant: str, url: str, target: Path, *, max_bytes: int) -> Upload:
         """Copy the object into the file `target`, hashed on the way.
 
-        Raises `ReferenceNotAllowed`, `NotFound`, `FileTooLarge` before a byte over `max_bytes` is kept, or
-        `StoreUnavailable`.
+        Raises `ReferenceNotAllowed`, `NotFound`, `FileTooLarge` before a byte over `max_bytes` is kept,
+        `StoreUnavailable`, or `OSError` where the target's disk is full.
         """
         self.check(tenant, url)
         try:
-            return self._copy(url.removeprefix(SCHEME), target, max_bytes)
+            with self._places:
+                return self._copy(url.removeprefix(SCHEME), target, max_bytes)
         except FileNotFoundError as error:
             raise NotFound("There is no object at that address.") from error
         except PermissionError as error:
             raise ReferenceNotAllowed("The object store does not let this service read that object.") from error
         except (OSError, BotoCoreError, ClientError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
             raise StoreUnavailable(f"The object store does not answer: {type(error).__name__}.") from error
 
     def _copy(self, path: str, target: Path, max_bytes: int) -> Upload:

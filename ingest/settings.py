@@ -16,6 +16,7 @@ from ingest.apikeys import ApiKey
 from ingest.errors import ConfigurationError
 
 SECRET_SETTINGS = frozenset({"api_key", "api_keys", "mongodb_uri", "qdrant_api_key", "webhook_url", "webhook_secret"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not listened on
 INSPECT_START_FACTOR = 4  # opening and repairing a broken PDF may take longer than reading one of its pages
 _BUCKET_URL = re.compile(r"s3://[a-z0-9{][a-z0-9.{}-]*(/[^?#]*)?")

@@ -107,8 +107,9 @@ class Tenure:
             raise WorkTimeout("Nothing moved for as long as FANFOLD_STALL_TIMEOUT_S allows.")
 
     def _check_limits(self) -> None:
+        """Raise what ends the attempt. A job that has ended, or will be published, goes on until it is collected."""
         job = self.held.job
-        if job.publish_decided:
+        if job.publish_decided or job.state.terminal:
             return
         if job.cancel_requested_at is not None:
             raise CancelRequested("The job was cancelled.")

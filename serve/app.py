@@ -5,8 +5,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from ingest.errors import StoreUnavailable
 from ingest.settings import Settings
 from ingest.stages.embedding import Embedder
 from ingest.stages.models import embedding_model_path
@@ -46,7 +49,12 @@ class Api:
 
     def __init__(self, connect: Connect, embedder: DeploymentHandle[Any]) -> None:
         async def embed_query(query: str) -> list[float]:
-            vector: list[float] = await embedder.embed.remote(query)
+            try:
+                vector: list[float] = await embedder.embed.remote(query)
+            except (RayError, RayServeException) as error:
+                if isinstance(error, RayTaskError):  # it is there, and says what is wrong
+                    raise
+                raise StoreUnavailable("The query embedder does not answer.") from error
             return vector
 
         self._service = connect(embed_query)

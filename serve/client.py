@@ -18,6 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from ingest.metadata import Metadata
 from ingest.model import JobState
+from ingest.settings import LOOPBACK
 from ingest.turns import Priority
 from serve import schemas
 from serve.search_schemas import Hit, SearchOptions, SearchRequest, SearchResponse
@@ -57,7 +58,8 @@ class Client:
         self._url = url
         self._retry_for_s = retry_for_s
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, headers=headers)
+        here = httpx.URL(url).host in LOOPBACK  # no HTTP_PROXY can know it, and none shall see its files and its key
+        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, headers=headers, trust_env=not here)
 
     def __enter__(self) -> Self:
         return self
@@ -203,7 +205,11 @@ class Client:
                 return
 
     def _call(self, view: type[View], method: str, path: str, **request: Any) -> View:
-        return view.model_validate_json(self._send(method, path, **request).content)
+        response = self._send(method, path, **request)
+        try:
+            return view.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ServiceError(f"{self._url} answers, but not as Fanfold does; is it another service?") from error
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:

@@ -71,7 +71,7 @@ JOB: Example = {
     "created_at": BEGAN_AT,
     "updated_at": ENDED_AT,
 }
-JOBS: Example = {"jobs": [JOB], "next_cursor": CURSOR}
+JOBS: Example = {"jobs": [JOB], "deleted_documents": [], "next_cursor": CURSOR}
 CANCELLED: Example = {
     "jobs": [
         {

@@ -7,12 +7,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingest.errors import FanfoldError
-from ingest.settings import Settings
+from ingest.settings import LOOPBACK, Settings
 from serve.docs import SWAGGER_UI
 from serve.problems import problem_answer
 from serve.refusals import CrossSite, Misdirected
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -64,7 +63,7 @@ class Guard:
         if _name(f"//{host}") not in self._hosts:
             return Misdirected("This service is not called by that host name. FANFOLD_ALLOWED_HOSTS can allow it.")
         origin = headers.get("origin")
-        if method in SAFE_METHODS or origin is None or urlsplit(origin).netloc == host or _name(origin) in self._others:
+        if method in SAFE_METHODS or origin is None or _netloc(origin) == host or _name(origin) in self._others:
             return None
         return CrossSite("A page of another site may not do this. FANFOLD_ALLOWED_HOSTS can allow its host.")
 
@@ -82,9 +81,19 @@ def _name(url: str) -> str:
         return ""
 
 
+def _netloc(url: str) -> str:
+    """The host and port of an address; none of what is no address."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
+
+
 def _add_headers(headers: MutableHeaders, path: str) -> None:
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
     headers.setdefault("Content-Security-Policy", DOCS_POLICY if path == "/docs" else PAGE_POLICY)
     if path.startswith("/v1/"):
         headers.setdefault("Cache-Control", "no-store")
+    elif path.startswith("/page/"):  # a browser asks whether its copy is still the one: versions must not mix
+        headers.setdefault("Cache-Control", "no-cache")

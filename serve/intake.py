@@ -5,9 +5,11 @@ the same middleware runs in the proxies (`proxy_middlewares`, docs/adr/0012) and
 proxies do not have it.
 """
 
+import asyncio
+
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingest.errors import FanfoldError, FileTooLarge
 from ingest.settings import Settings
@@ -17,6 +19,9 @@ from serve.refusals import LengthRequired, ServiceFull
 UPLOADS = "/v1/documents"
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 MAX_JSON_BYTES = 1024**2
+SILENCE_S = (
+    60.0  # of a body under way: a laptop that lost its network says no goodbye, and holds its share of the bound
+)
 SMALL_BYTES = 64 * 1024  # a body that is not worth counting: searches go on while uploads wait
 PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.intake:proxy_middlewares"}
 
@@ -26,7 +31,8 @@ class Intake:
 
     A body counts with its announced length, or with the largest that is allowed if it announces none, until the
     request is answered. One is always let in, however large. What comes too many is answered 503 with `Retry-After`;
-    what announces more than is accepted at all, 413; both at once, without a byte of it in memory.
+    what announces more than is accepted at all, 413; both at once, without a byte of it in memory. A body of which
+    nothing comes for a minute is given up, like one whose client has gone.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -48,7 +54,7 @@ class Intake:
             return
         self._uploading_bytes += size
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, _in_time(receive), send)
         finally:
             self._uploading_bytes -= size
 
@@ -71,6 +77,25 @@ class Intake:
     def _refuse(self, size: int) -> None:
         if size and self._uploading_bytes and self._uploading_bytes + size > self._max_uploading_bytes:
             raise ServiceFull("As much is being uploaded as this service takes in at a time. Try again in a moment.")
+
+
+def _in_time(receive: Receive) -> Receive:
+    """The same messages; `http.disconnect` once the rest of the body has kept the service waiting for too long."""
+    whole = False
+
+    async def next_message() -> Message:
+        nonlocal whole
+        if whole:  # what is waited for now is the end of a request that is being answered
+            return await receive()
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                message = await receive()
+        except TimeoutError:
+            message = {"type": "http.disconnect"}
+        whole = not message.get("more_body", False)
+        return message
+
+    return next_message
 
 
 def proxy_middlewares() -> list[Middleware]:

@@ -31,6 +31,10 @@ class MissingFile(InputError):
     """A form without the field `file`, or one that cannot be read."""
 
 
+class UnknownField(InputError):
+    """A field that a submit does not have: what it says would be lost without a word."""
+
+
 class BadReference(InputError):
     """A body that does not say where the document is."""
 

@@ -92,6 +92,8 @@ class FileAnswers(Schema):
 class ReferenceRequest(Schema):
     """Where a document is."""
 
+    model_config = ConfigDict(extra="forbid")
+
     url: str = Field(
         max_length=2_048,
         pattern="^s3://",
@@ -160,6 +162,7 @@ class JobPage(Schema):
     model_config = ConfigDict(json_schema_extra=examples.of(examples.JOBS))
 
     jobs: list[JobView]
+    deleted_documents: list[str] = Field([], description="Which of these jobs' documents have been deleted since.")
     next_cursor: str | None = Field(description="Pass as `cursor` for what follows; null at the end.")
 
 

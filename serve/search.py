@@ -102,13 +102,14 @@ class _Look:
 
     def _depth(self) -> tuple[int, Callable[[Sequence[Match]], bool]]:
         """How many points to begin with, and whether those that are published suffice."""
-        limit = self.wanted.limit
+        limit, named = self.wanted.limit, self.scope.document_ids
         least = FUSION_DEPTH if self.wanted.mode is SearchMode.HYBRID else 1
         if not self.wanted.group_by_document:
             depth = max(limit, least)
             return depth, lambda published: len(published) >= depth
         depth = max(limit * self.wanted.hits_per_document, least)
-        return depth, lambda published: len({match.document_id for match in published}) >= limit
+        most = limit if named is None else min(limit, len(named))
+        return depth, lambda published: len({match.document_id for match in published}) >= most
 
 
 def _is_published(match: Match, documents: Mapping[str, Document]) -> bool:

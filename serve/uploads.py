@@ -2,8 +2,8 @@
 
 import hashlib
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from email.message import Message
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -16,14 +16,16 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from ingest.errors import FileTooLarge
-from ingest.metadata import MAX_METADATA_BYTES, Metadata, check_metadata, parse_metadata
-from ingest.references import References
+from ingest.metadata import MAX_METADATA_BYTES, BadMetadata, Metadata, check_metadata, parse_metadata
+from ingest.references import DISK_FULL, References
 from ingest.submission import Upload
 from ingest.turns import NO_PRIORITY, BadPriority, Priority, parse_priority
 from serve.intake import MULTIPART_OVERHEAD_BYTES
-from serve.refusals import BadReference, MissingFile, UnsupportedMediaType
+from serve.refusals import BadReference, MissingFile, ServiceFull, UnknownField, UnsupportedMediaType
 from serve.schemas import METADATA_HEADER, PRIORITY_HEADER, ReferenceRequest
 
+FIELDS = ("file", "metadata", "priority")
+MAX_NAME_SHOWN = 80  # characters
 MAX_FILES = 100
 MAX_FILENAME_CHARACTERS = 255
 MAX_REFERENCE_BYTES = 2 * MAX_METADATA_BYTES
@@ -38,23 +40,35 @@ async def received(
 
     They come as the fields `file` of a form, as a raw PDF, or as JSON that says where one is. Raises `FileTooLarge`
     before a byte over `max_bytes` (of all together) is kept, `UnsupportedMediaType`, `MissingFile`, `BadMetadata`,
-    `BadPriority`, `BadReference`, or what `References.fetch` raises.
+    `BadPriority`, `BadReference`, `UnknownField`, `ServiceFull`, or what `References.fetch` raises.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     with tempfile.TemporaryDirectory(prefix="fanfold-upload-") as name:
         directory = Path(name)
-        if media_type == "application/pdf":
-            uploads = [await _raw(request, directory, max_bytes)]
-        elif media_type == "multipart/form-data":
-            uploads = await _form(request, directory, max_bytes)
-        elif media_type == "application/json":
-            uploads = [await _referred(request, references, tenant, directory, max_bytes)]
-        else:
-            raise UnsupportedMediaType(
-                "Send PDFs as fields `file` of multipart/form-data, one as a body of type application/pdf, or where "
-                'one is as application/json: {"url": "s3://bucket/key.pdf"}.'
-            )
+        with _room():
+            if media_type == "application/pdf":
+                uploads = [await _raw(request, directory, max_bytes)]
+            elif media_type == "multipart/form-data":
+                uploads = await _form(request, directory, max_bytes)
+            elif media_type == "application/json":
+                uploads = [await _referred(request, references, tenant, directory, max_bytes)]
+            else:
+                raise UnsupportedMediaType(
+                    "Send PDFs as fields `file` of multipart/form-data, one as a body of type application/pdf, or "
+                    'where one is as application/json: {"url": "s3://bucket/key.pdf"}.'
+                )
         yield uploads
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Raise `ServiceFull` where the disk is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise ServiceFull("There is no room for the file at the moment. Send it again later.") from error
 
 
 def safe_filename(name: str) -> str:
@@ -67,7 +81,8 @@ def safe_filename(name: str) -> str:
 async def _raw(request: Request, directory: Path, max_bytes: int) -> Upload:
     header = request.headers.get(METADATA_HEADER)
     said = _Said(
-        None if header is None else parse_metadata(header), parse_priority(request.headers.get(PRIORITY_HEADER, ""))
+        None if header is None else parse_metadata(_as_sent(header)),
+        parse_priority(request.headers.get(PRIORITY_HEADER, "")),
     )
     body = _limited(request.stream(), max_bytes)
     return await _keep(body, directory / "upload.pdf", _raw_filename(request), said)
@@ -85,12 +100,12 @@ async def _form(request: Request, directory: Path, max_bytes: int) -> list[Uploa
             raise MissingFile(
                 "The form has no file in a field `file`. Send each PDF as a file in a field of that name."
             )
+        _check_fields(form)
         if sum(file.size or 0 for file in files) > max_bytes:
             raise _too_large(max_bytes)
-        metadata, priority = form.get("metadata"), form.get("priority")
+        metadata = await _text(form, "metadata")
         said = _Said(
-            parse_metadata(metadata) if isinstance(metadata, str) else None,
-            parse_priority(priority if isinstance(priority, str) else ""),
+            None if metadata is None else parse_metadata(metadata), parse_priority(await _text(form, "priority") or "")
         )
         return [
             await _keep(_chunks(file), directory / f"{number}.pdf", file.filename or "", said)
@@ -98,13 +113,36 @@ async def _form(request: Request, directory: Path, max_bytes: int) -> list[Uploa
         ]
 
 
+def _check_fields(names: Iterable[str]) -> None:
+    """Raise `UnknownField` for the first name that is none of a submit's."""
+    for name in names:
+        if name not in FIELDS:
+            raise UnknownField(f"A submit has no field `{name[:MAX_NAME_SHOWN]}`. Its fields are: {', '.join(FIELDS)}.")
+
+
+async def _text(form: FormData, name: str) -> str | None:
+    """What a field says, also when it comes as a file (`curl -F metadata=@about.json`); None when there is none."""
+    value = form.get(name)
+    if not isinstance(value, UploadFile):
+        return value
+    content = await value.read(MAX_METADATA_BYTES + 1)  # one more than is accepted: what is cut is refused
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise BadMetadata(f"The field `{name}` is not text in UTF-8.") from error
+
+
 async def _referred(request: Request, references: References, tenant: str, directory: Path, max_bytes: int) -> Upload:
     body = b"".join([chunk async for chunk in _limited(request.stream(), MAX_REFERENCE_BYTES)])
     try:
         reference = ReferenceRequest.model_validate_json(body)
     except ValidationError as error:
-        if any(item["loc"] == ("priority",) for item in error.errors()):
+        wrong = {item["type"]: item["loc"] for item in error.errors()}
+        if ("priority",) in wrong.values():
             raise BadPriority(NO_PRIORITY) from error
+        if "extra_forbidden" in wrong:
+            name, known = str(wrong["extra_forbidden"][0])[:MAX_NAME_SHOWN], ", ".join(ReferenceRequest.model_fields)
+            raise UnknownField(f"A reference has no field `{name}`. Its fields are: {known}.") from error
         raise BadReference('Say where the document is: {"url": "s3://bucket/key.pdf"}.') from error
     metadata = None if reference.metadata is None else check_metadata(reference.metadata)
     upload = await run_in_threadpool(
@@ -157,6 +195,14 @@ async def _closing(form: FormData) -> AsyncIterator[None]:
 
 def _too_large(max_bytes: int) -> FileTooLarge:
     return FileTooLarge(f"That is more than the {max_bytes} bytes that are accepted here at a time.")
+
+
+def _as_sent(header: str) -> str:
+    """A header in UTF-8, as terminals send it; headers are read as Latin-1 (RFC 9110, section 5.5)."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return header
 
 
 def _raw_filename(request: Request) -> str:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -40,7 +41,8 @@ _Box: TypeAlias = tuple[float, float, float, float]  # x0 y0 x1 y1
 _Drawn: TypeAlias = list[tuple[str, _Box]]  # what is drawn, in order, and where
 _mupdf: _MuPdf = pymupdf
 
-_MUPDF_ERRORS = (_mupdf.mupdf.FzErrorBase, RuntimeError, ValueError, MemoryError)
+_NO_MEMORY = (MemoryError, _mupdf.mupdf.FzErrorSystem)
+_MUPDF_ERRORS = (_mupdf.mupdf.FzErrorBase, RuntimeError, ValueError, IndexError)
 _TEXT_FLAGS = (
     pymupdf.TEXT_PRESERVE_LIGATURES
     | pymupdf.TEXT_PRESERVE_WHITESPACE
@@ -84,7 +86,7 @@ class Pdf:
                 document.close()
                 raise EncryptedPdf("The PDF is protected by a password. Save a copy without one, and send that.")
             pdf = cls(document)
-        except _MUPDF_ERRORS as error:
+        except (*_MUPDF_ERRORS, MemoryError) as error:
             raise CorruptPdf(
                 "The PDF is damaged and could not be repaired. Export it again from its source, and send that."
             ) from error
@@ -121,32 +123,30 @@ class Pdf:
 def inspect(pdf: Pdf, page_number: int) -> Page:
     """The page with the route its text is won by and, on Route.TEXT alone, the text itself, normalised.
 
-    A broken page is Route.UNREADABLE; none raises. Nothing is rendered, no image decoded.
+    A broken page is Route.UNREADABLE. Nothing is rendered, no image decoded. Raises MemoryError.
     """
     try:
-        return _classify(_load(pdf, page_number), page_number)
+        with _page_errors(page_number):
+            return _classify(_load(pdf, page_number), page_number)
     except PageUnreadable as error:
         return Page(page_number, Route.UNREADABLE, "", error.message)
-    except _MUPDF_ERRORS:
-        return Page(page_number, Route.UNREADABLE, "", _BROKEN_PAGE)
 
 
 def render(pdf: Pdf, page_number: int, *, dpi: int, max_pixels: int) -> NDArray[np.uint8]:
     """The page as people see it (rotated, cropped, with annotations): an array (height, width, 3), blue green red.
 
     At `dpi` dots an inch, or as many fewer as keep it within `max_pixels` pixels and 4,000 pixels a side; the limits
-    hold before anything is allocated. Raises PageUnreadable.
+    hold before anything is allocated. Raises PageUnreadable or MemoryError.
     """
     page = _load(pdf, page_number)
     try:
-        _refuse_huge_images(page, page_number)
-        matrix = _scale(page.rect, dpi, max_pixels)
-        pixmap = page.get_pixmap(matrix=matrix, colorspace=_mupdf.csRGB, alpha=False)
-        rows = np.frombuffer(pixmap.samples_mv, dtype=np.uint8).reshape(pixmap.height, pixmap.stride)
-        image = rows[:, : pixmap.width * 3].reshape(pixmap.height, pixmap.width, 3)
-        return np.ascontiguousarray(image[:, :, ::-1])
-    except _MUPDF_ERRORS as error:
-        raise PageUnreadable(_BROKEN_PAGE, page_number=page_number) from error
+        with _page_errors(page_number):
+            _refuse_huge_images(page, page_number)
+            matrix = _scale(page.rect, dpi, max_pixels)
+            pixmap = page.get_pixmap(matrix=matrix, colorspace=_mupdf.csRGB, alpha=False)
+            rows = np.frombuffer(pixmap.samples_mv, dtype=np.uint8).reshape(pixmap.height, pixmap.stride)
+            image = rows[:, : pixmap.width * 3].reshape(pixmap.height, pixmap.width, 3)
+            return np.ascontiguousarray(image[:, :, ::-1])
     finally:
         _mupdf.TOOLS.store_shrink(100)  # decoded images: up to 256 MB that the next page has no use for
 
@@ -155,10 +155,10 @@ def text_words(pdf: Pdf, page_number: int) -> list[Word]:
     """The words of the visible text layer, in the order in which `inspect` reads them.
 
     Boxes are those of the page as `render` shows it; a word that was cropped away has an empty one. Raises
-    PageUnreadable.
+    PageUnreadable or MemoryError.
     """
     page = _load(pdf, page_number)
-    try:
+    with _page_errors(page_number):
         kinds = {kind for kind, _ in page.get_bboxlog()}
         if kinds.isdisjoint(_PAINTED):
             return []
@@ -168,16 +168,23 @@ def text_words(pdf: Pdf, page_number: int) -> list[Word]:
             lines = [[span for span in line if _is_shown(span)] for line in lines]
         to_image = page.rotation_matrix * _mupdf.Matrix(1 / page.rect.width, 1 / page.rect.height)
         return [word for number, line in enumerate(lines) for word in _words(line, number, to_image)]
+
+
+@contextmanager
+def _page_errors(page_number: int) -> Iterator[None]:
+    """What MuPDF's errors say of a page; running out of memory says nothing, for there are limits: `MemoryError`."""
+    try:
+        yield
+    except _NO_MEMORY as error:
+        raise MemoryError(str(error)) from error
     except _MUPDF_ERRORS as error:
         raise PageUnreadable(_BROKEN_PAGE, page_number=page_number) from error
 
 
 def _load(pdf: Pdf, page_number: int) -> _MuPdf:
     _mupdf.TOOLS.reset_mupdf_warnings()  # what is left there afterwards is this page's
-    try:
+    with _page_errors(page_number):
         page = pdf.document.load_page(page_number - 1)
-    except (*_MUPDF_ERRORS, IndexError) as error:
-        raise PageUnreadable(_BROKEN_PAGE, page_number=page_number) from error
     if page.rect.is_empty or page.rect.is_infinite:
         raise PageUnreadable("This page has no area.", page_number=page_number)
     return page

@@ -36,9 +36,10 @@ class Catalog:
 
     @fault_point("catalog.register")
     def register(self, document: Document) -> Document:
-        """Add the document, or return the one that is there; a deleted one comes back, unpublished. Safe to race."""
+        """Add the document, or return the one that is there; a deleted one comes back as new. Safe to race."""
         fresh = document.model_dump(by_alias=True, exclude={"document_id"})
         revived = {"deleted_at": None, "published_revision": None, "chunk_count": 0}
+        revived |= {name: fresh[name] for name in ("filename", "created_at")}
         with mongo_errors():
             with suppress(DuplicateKeyError):  # somebody else has just added it
                 self._documents.update_one({"_id": document.document_id}, {"$setOnInsert": fresh}, upsert=True)

@@ -17,7 +17,7 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from ingest.errors import LeaseLost, NotFound
+from ingest.errors import LeaseLost, NotFound, StoreUnavailable
 from ingest.faults import fault_point
 from ingest.model import Job, JobState, Lease, PipelineSpec, Stage, StageStatus
 from ingest.stores.clock import Clock
@@ -145,9 +145,9 @@ class JobStore:
             return [Job.model_validate(record) for record in found]
 
     @fault_point("jobs.count_waiting")
-    def count_waiting(self, limit: int) -> int:
-        """How many jobs of all tenants wait to be claimed, counted no further than `limit`."""
-        waiting = {"open": True, "state": JobState.QUEUED}
+    def count_waiting(self, limit: int, *, tenant: str | None = None) -> int:
+        """How many jobs wait to be claimed, of one tenant or of all, counted no further than `limit`."""
+        waiting = {"open": True, "state": JobState.QUEUED} | ({} if tenant is None else {"tenant": tenant})
         with mongo_errors():
             return self._jobs.count_documents(waiting, limit=limit)
 
@@ -175,7 +175,11 @@ class JobStore:
             f"stages.{Stage.PUBLISH}.status": StageStatus.PENDING,
         }
         now = self.now()
-        request = {"$set": {"cancel_requested_at": now, "updated_at": now}, "$min": {"available_at": now}}
+        request = {
+            "$set": {"cancel_requested_at": now},
+            "$min": {"available_at": now},
+            "$max": {"updated_at": now},
+        }
         with mongo_errors():
             self._jobs.update_one(undecided, request)
             found = self._jobs.find_one({"_id": job_id})
@@ -312,14 +316,18 @@ class JobStore:
         claimed_at = time.monotonic()
         now = self.now()
         held: list[HeldJob] = []
-        with mongo_errors():
-            for candidate in self._jobs.find(condition).sort("available_at", ASCENDING):
-                if len(held) == limit:
-                    break
-                seen = readable(candidate)
-                claimed = None if seen is None or not seen.claimable(now) else self._claim_one(seen, holder, now)
-                if claimed is not None:
-                    held.append(HeldJob(self, claimed, claimed_at=claimed_at))
+        try:
+            with mongo_errors():
+                for candidate in self._jobs.find(condition).sort("available_at", ASCENDING):
+                    if len(held) == limit:
+                        break
+                    seen = readable(candidate)
+                    claimed = None if seen is None or not seen.claimable(now) else self._claim_one(seen, holder, now)
+                    if claimed is not None:
+                        held.append(HeldJob(self, claimed, claimed_at=claimed_at))
+        except StoreUnavailable:
+            if not held:  # those that were claimed are to be worked on
+                raise
         return held
 
     def _claim_one(self, seen: Job, holder: str, now: datetime) -> Job | None:
@@ -348,7 +356,8 @@ class JobStore:
         Raises `LeaseLost` when the job's epoch or holder is not that any more, also after the holder gave it back
         itself, or when `only_if` does not match; and when the next holder has claimed the job since the write.
         """
-        change = {**update, "$set": {**update.get("$set", {}), "updated_at": self.now()}}
+        stamp = {"updated_at": self.now()}  # never falls, though each process has an estimate of the clock of its own
+        change = {**update, "$max": {**update.get("$max", {}), **stamp}}
         fence = {**only_if, "_id": job_id, "lease.epoch": lease.epoch, "lease.holder": lease.holder}
         with mongo_errors():
             written = update_and_read(self._jobs, fence, change, {"lease.epoch": lease.epoch})

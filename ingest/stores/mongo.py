@@ -7,13 +7,21 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import ConnectionFailure, ExecutionTimeout, WTimeoutError
+from pymongo.errors import (
+    ConnectionFailure,
+    CursorNotFound,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    OperationFailure,
+    WTimeoutError,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from ingest.errors import StoreUnavailable
+from ingest.errors import StoreRefused, StoreUnavailable
 
 Record = Mapping[str, Any]
+PASSING = frozenset({134, 202, 262, 290})  # no majority yet, no time, no ticket: gone by itself, mongo error_codes.yml
 SERVER_SELECTION_TIMEOUT_MS = 5_000
 SOCKET_TIMEOUT_MS = 60_000
 
@@ -32,11 +40,21 @@ def connect(uri: str, database: str) -> Database[dict[str, Any]]:
 
 @contextmanager
 def mongo_errors() -> Iterator[None]:
-    """Turn "the server does not answer" into `StoreUnavailable`; every other error passes."""
+    """Turn "the server does not answer" into `StoreUnavailable`, and what it refuses into `StoreRefused`.
+
+    A duplicate key passes: who writes one expects it.
+    """
     try:
         yield
-    except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as error:
+    except DuplicateKeyError:
+        raise
+    except (ConnectionFailure, ExecutionTimeout, WTimeoutError, CursorNotFound) as error:
         raise StoreUnavailable(f"MongoDB does not answer: {type(error).__name__}.") from error
+    except OperationFailure as error:
+        name = (error.details or {}).get("codeName", type(error).__name__)
+        if error.code in PASSING:
+            raise StoreUnavailable(f"MongoDB does not answer: {name}.") from error
+        raise StoreRefused(f"MongoDB refuses what it is asked: {name}.") from error
 
 
 def update_and_read(

@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ingest.errors import ConfigurationError, ObjectMissing, StoreUnavailable
+from ingest.errors import ConfigurationError, ObjectMissing, StoreRefused, StoreUnavailable
 from ingest.faults import fault_point
 
 COPY_BUFFER_BYTES = 1024**2
+READ_AHEAD_BYTES = 64 * 1024  # beyond each range that is asked for
 
 
 class ObjectStore(Protocol):
@@ -34,8 +35,11 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> bytes:
         """The whole object. Raises `ObjectMissing`."""
 
-    def open(self, key: str) -> IO[bytes]:
-        """The object as a seekable file, read in ranges. Raises `ObjectMissing`."""
+    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """The object as a seekable file, read in ranges, for the length of a block. Raises `ObjectMissing`.
+
+        What the store does while it is read is an error of the store's, too.
+        """
 
     def exists(self, key: str) -> bool:
         """Whether the object is there, asked of the store itself."""
@@ -99,11 +103,11 @@ class DirectoryStore:
             return file.read()
 
     @fault_point("objects.open")
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
         """See `ObjectStore.open`."""
         try:
             with _disk_errors():
-                return self._path(key).open("rb")
+                return _reading(self._path(key).open("rb"), _disk_errors())
         except FileNotFoundError as error:
             raise ObjectMissing(f"Object {key} is gone.") from error
 
@@ -202,7 +206,15 @@ def _disk_errors() -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as error:
+        if error.errno is None:  # not the operating system's: a reader of a format says that it is not that format
+            raise
         raise StoreUnavailable(f"The object store's disk does not work: {error.strerror}.") from error
+
+
+@contextmanager
+def _reading(file: IO[bytes], errors: AbstractContextManager[None]) -> Iterator[IO[bytes]]:
+    with errors, file:
+        yield file
 
 
 class S3Store:
@@ -245,11 +257,11 @@ class S3Store:
             return data
 
     @fault_point("objects.open")
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
         """See `ObjectStore.open`."""
         with _s3_errors(key):
-            file: IO[bytes] = self._fs.open(self._path(key), "rb", cache_type="readahead")
-            return file
+            file = self._fs.open(self._path(key), "rb", cache_type="readahead", block_size=READ_AHEAD_BYTES)
+            return _reading(file, _s3_errors(key))
 
     @fault_point("objects.exists")
     def exists(self, key: str) -> bool:
@@ -300,5 +312,9 @@ def _s3_errors(key: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise ObjectMissing(f"Object {key} is gone.") from error
+    except PermissionError as error:
+        raise StoreRefused(
+            "The object store refuses what it is asked. Are its credentials right, and valid?"
+        ) from error
     except (OSError, BotoCoreError, ClientError) as error:
         raise StoreUnavailable(f"The object store does not answer: {type(error).__name__}.") from error

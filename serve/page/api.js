@@ -46,24 +46,26 @@ export async function json(method, path, { parameters = {}, body, signal } = {})
   return answer.json();
 }
 
-/** The first `count` items of a list, page after page: `{items, more}`. */
+/** The first `count` items of a list, page after page: `{items, more, answers}`. */
 export async function firstOf(path, name, count, parameters = {}) {
   const items = [];
+  const answers = [];
   let cursor = null;
   do {
     const limit = Math.min(MOST, count - items.length);
     const page = await json("GET", path, { parameters: { ...parameters, limit, cursor } });
     items.push(...page[name]);
+    answers.push(page);
     cursor = page.next_cursor;
   } while (cursor && items.length < count);
-  return { items, more: Boolean(cursor) };
+  return { items, more: Boolean(cursor), answers };
 }
 
-/** Send a file. `onProgress` gets the part that is sent, 0 to 1. */
-export async function upload(file, onProgress) {
+/** Send a file. `onProgress` gets the part that is sent, 0 to 1; an abort of `signal` breaks it off. */
+export async function upload(file, onProgress, signal) {
   for (;;) {
     const used = apiKey();
-    const answer = await send(file, onProgress);
+    const answer = await send(file, onProgress, signal);
     if (answer.status === 200 || answer.status === 202) return JSON.parse(answer.responseText);
     if (answer.status !== 401) {
       throw problem(answer.status, answer.responseText, answer.getResponseHeader("Retry-After"));
@@ -75,9 +77,10 @@ export async function upload(file, onProgress) {
 /** The path of something that has an id. */
 export const pathOf = (collection, id) => `/v1/${collection}/${encodeURIComponent(id)}`;
 
-function send(file, onProgress) {
+function send(file, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const call = new XMLHttpRequest(); // fetch does not tell how much is sent
+    signal.addEventListener("abort", () => call.abort(), { once: true });
     call.open("POST", "/v1/documents");
     for (const [name, value] of Object.entries(authorization())) call.setRequestHeader(name, value);
     call.upload.addEventListener("progress", (event) => {

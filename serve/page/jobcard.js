@@ -17,6 +17,7 @@ const MOST_NAMED = 12;
 export class JobCard {
   #actions;
   #strip;
+  #gone = false; // its document was deleted
 
   constructor(job, actions) {
     this.#actions = actions;
@@ -37,20 +38,25 @@ export class JobCard {
     this.bar.setAttribute("aria-valuenow", percent);
     this.bar.setAttribute("aria-valuetext", `${percent} percent, ${STATES[job.state]}`);
     this.fill.style.width = `${progress.percent}%`;
-    showText(this.facts, facts(job));
+    showText(this.facts, facts(job, this.#gone));
     showText(this.problem, trouble(job));
     for (const [name, item] of Object.entries(this.stages)) {
       const status = job.stages[name]?.status ?? "pending";
       item.dataset.status = status;
       item.title = `${STAGES[name]}: ${status}`;
+      item.lastChild.textContent = `: ${status}`;
     }
-    const ended = ENDED.has(job.state);
-    this.cancel.hidden = ended || job.state === "cancelling";
-    this.retry.hidden = !RETRYABLE.has(job.state) || job.error?.retryable === false;
-    this.searchIn.hidden = !SEARCHABLE.has(job.state);
-    this.remove.hidden = !ended;
+    this.#offer();
     this.pages.hidden = !progress.pages_total; // not inspected yet, or not to be opened: there are none
     this.#followPages(before);
+  }
+
+  /** The job's document is not there any more: nothing can be done with it. */
+  documentDeleted() {
+    if (this.#gone) return;
+    this.#gone = true;
+    showText(this.facts, facts(this.job, this.#gone));
+    this.#offer();
   }
 
   /** Look at the pages if they are shown. */
@@ -61,6 +67,20 @@ export class JobCard {
     } catch (error) {
       showText(this.failure, error.message);
     }
+  }
+
+  /** The buttons for what can be done now. The keyboard's place stays on the card when its button goes. */
+  #offer() {
+    const { state, error } = this.job;
+    const ended = ENDED.has(state);
+    const focused = this.element.contains(document.activeElement) ? document.activeElement : null;
+    this.cancel.hidden = ended || state === "cancelling";
+    this.retry.hidden = this.#gone || !RETRYABLE.has(state) || error?.retryable === false;
+    this.searchIn.hidden = this.#gone || !SEARCHABLE.has(state);
+    this.remove.hidden = this.#gone || !ended;
+    if (!focused?.hidden) return;
+    const next = [this.searchIn, this.cancel, this.retry, this.remove].find((one) => !one.hidden);
+    (next ?? this.element).focus({ preventScroll: true });
   }
 
   #followPages(before) {
@@ -80,14 +100,14 @@ export class JobCard {
     this.problem = make("p", { class: "problem" });
     this.failure = make("p", { class: "problem", role: "alert", hidden: true });
     this.stages = Object.fromEntries(
-      Object.entries(STAGES).map(([name, label]) => [name, make("li", {}, label)]),
+      Object.entries(STAGES).map(([name, label]) => [name, make("li", {}, label, make("span", { class: "unseen" }))]),
     );
     this.pages = make("details", { class: "pages" }, make("summary", {}, "Pages"), this.#strip.element);
     this.pages.addEventListener("toggle", () => void this.refreshPages({ now: true }));
     const title = make("h3", {}, fileName(job.filename));
     this.element = make(
       "li",
-      { class: "card job", "data-job": job.job_id },
+      { class: "card job", "data-job": job.job_id, tabindex: "-1" },
       make("div", { class: "card-head" }, title, this.badge),
       this.bar,
       make("ol", { class: "stages", "aria-label": "Stages" }, ...Object.values(this.stages)),
@@ -121,7 +141,7 @@ export class JobCard {
   }
 }
 
-function facts(job) {
+function facts(job, gone) {
   const { pages_total, pages_done, chunks_total, chunks_embedded, pages_per_minute, seconds_left } = job.progress;
   const ended = ENDED.has(job.state);
   const parts = [];
@@ -138,6 +158,7 @@ function facts(job) {
   if (!ended && pages_per_minute != null) parts.push(`${grouped(Math.round(pages_per_minute))} pages a minute`);
   if (!ended && seconds_left != null) parts.push(`${duration(seconds_left)} left`);
   if (!ended && job.attempts.length > 1) parts.push(`attempt ${job.attempts.length}`);
+  if (gone) parts.push("its document was deleted");
   parts.push(ended ? `ended ${instant(job.updated_at)}` : `added ${instant(job.created_at)}`);
   return parts.join(" · ");
 }

@@ -1,4 +1,4 @@
-/** The list of jobs: filter, paging, and what keeps it live. A few streams, the rest by looking at the list. */
+/** The list of jobs: filter, paging, and what keeps it live. One stream, the rest by looking at the list. */
 
 import { firstOf, json, pathOf } from "./api.js";
 import { announce, arrange, byId, pause, showText } from "./dom.js";
@@ -7,7 +7,7 @@ import { STATES } from "./format.js";
 import { JobCard } from "./jobcard.js";
 
 const STEP = 20; // jobs that "show more" adds
-const MOST_STREAMS = 3; // of the six connections that a browser opens to a host over HTTP/1.1
+const MOST_STREAMS = 1; // of the six connections to a host that all tabs of a browser share over HTTP/1.1
 const BUSY_MS = 3_000; // between two looks while something is running
 const IDLE_MS = 12_000;
 
@@ -34,7 +34,10 @@ export class JobList {
       this.#count += STEP;
       void this.refresh();
     });
-    document.addEventListener("visibilitychange", () => this.#wake.abort());
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) for (const controller of this.#streams.values()) controller.abort();
+      this.#wake.abort();
+    });
   }
 
   /** Whether no job is listed though every state is shown. */
@@ -57,9 +60,10 @@ export class JobList {
     const look = ++this.#looks;
     const state = byId("state-filter").value;
     try {
-      const { items, more } = await firstOf("/v1/jobs", "jobs", this.#count, { state });
+      const { items, more, answers } = await firstOf("/v1/jobs", "jobs", this.#count, { state });
       if (look !== this.#looks) return; // a later look knows better
-      this.#show(items);
+      this.#show(items, new Set(answers.flatMap((answer) => answer.deleted_documents)));
+      if (!more && document.activeElement === byId("more-jobs")) byId("lists").focus({ preventScroll: true });
       byId("more-jobs").hidden = !more;
       this.#options.onConnection(null);
     } catch (error) {
@@ -67,12 +71,13 @@ export class JobList {
     }
   }
 
-  #show(jobs) {
+  #show(jobs, deleted) {
     const old = this.#cards;
     this.#cards = new Map();
     for (const job of jobs) {
       const card = old.get(job.job_id) ?? new JobCard(job, this.#actions());
       card.update(job);
+      if (deleted.has(job.document_id)) card.documentDeleted();
       this.#cards.set(job.job_id, card);
       this.#tell(card.job);
     }
@@ -80,7 +85,8 @@ export class JobList {
     const filter = byId("state-filter").value;
     const none = filter ? `No job is ${STATES[filter]}.` : "No jobs yet. Add a PDF and watch it being read.";
     showText(byId("no-jobs"), jobs.length ? "" : none);
-    this.#followSome();
+    for (const jobId of this.#states.keys()) if (!this.#cards.has(jobId)) this.#states.delete(jobId);
+    if (!document.hidden) this.#followSome();
   }
 
   #followSome() {

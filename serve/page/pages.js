@@ -7,7 +7,7 @@ import { counted, grouped } from "./format.js";
 const MOST_CELLS = 600;
 const MOST_PAGES = 100_000;
 const PAUSE_MS = 1_000; // between two looks at a running job
-const LONG_PAUSE_MS = 8_000; // at one with too many pages for cells
+const LONG_PAUSE_MS = 30_000; // at one with too many pages for cells: each look reads the state of all
 const ROUTES = {
   text: "read from its text layer",
   ocr: "read by OCR",
@@ -43,6 +43,7 @@ export class PageStrip {
 
   /** Look at the pages again, but not more often than is useful. Raises `Problem`. */
   async refresh({ now = false } = {}) {
+    if (document.hidden && !now) return;
     const early = (this.#large ? LONG_PAUSE_MS : PAUSE_MS) - (Date.now() - this.#askedAt);
     clearTimeout(this.#later);
     if (this.#asking || (early > 0 && !now)) {

@@ -62,6 +62,7 @@ export class Search {
   close() {
     this.#asked += 1;
     byId("results").hidden = true;
+    byId("search-form").removeAttribute("aria-busy");
     showText(byId("search-problem"), "");
   }
 
@@ -105,8 +106,12 @@ export class Search {
     if (!count) hits.replaceChildren(make("p", { class: "empty" }, "Try other words, or another way to search."));
     else if (found.groups) hits.replaceChildren(...found.groups.map((group) => groupOf(group, list)));
     else hits.replaceChildren(list(found.hits, true));
-    byId("more-hits").hidden = count < this.#limit || this.#limit >= MOST_HITS;
+    const asMany = (found.groups ?? found.hits).length;
+    const more = byId("more-hits");
+    const lost = document.activeElement === more;
+    more.hidden = asMany < this.#limit || this.#limit >= MOST_HITS;
     byId("results").hidden = false;
+    if (lost && more.hidden) title.focus({ preventScroll: true });
     announce(title.textContent);
     if (focus) title.focus({ preventScroll: true });
   }

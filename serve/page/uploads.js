@@ -47,17 +47,19 @@ export class Uploads {
   }
 
   #start() {
+    this.#waiting = this.#waiting.filter((row) => !row.dismissed);
     while (this.#sending < AT_ONCE && this.#waiting.length) void this.#send(this.#waiting.shift());
   }
 
   async #send(row) {
     this.#sending += 1;
     try {
+      await row.check();
       const answer = await this.#patiently(row);
       row.succeed(answer.created);
       this.#options.onAccepted();
     } catch (error) {
-      row.fail(error.message);
+      if (!row.dismissed) row.fail(error.message);
     } finally {
       this.#sending -= 1;
       this.#start();
@@ -68,7 +70,7 @@ export class Uploads {
     for (;;) {
       try {
         row.progress(0);
-        return await upload(row.file, (part) => row.progress(part));
+        return await upload(row.file, (part) => row.progress(part), row.signal);
       } catch (error) {
         if (!(error instanceof Problem) || error.status !== 503) throw error;
         for (let left = Math.ceil(error.retryAfter ?? FULL_PAUSE_S); left > 0; left -= 1) {
@@ -101,7 +103,7 @@ export class Uploads {
 }
 
 class Row {
-  dismissed = false;
+  #controller = new AbortController();
 
   constructor(file) {
     this.file = file;
@@ -110,10 +112,29 @@ class Row {
     this.bar = make("div", { class: "bar", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" });
     this.bar.setAttribute("aria-label", `Upload of ${file.name}`);
     this.bar.append(this.fill);
-    this.dismiss = button("Dismiss", () => this.remove(), { class: "quiet", hidden: true });
-    this.dismiss.setAttribute("aria-label", `Dismiss: ${file.name}`);
+    this.dismiss = button("Stop", () => this.remove(), { class: "quiet" });
+    this.dismiss.setAttribute("aria-label", `Stop: ${file.name}`);
     const name = make("p", { class: "upload-name" }, fileName(file.name));
     this.element = make("li", { class: "upload" }, name, this.words, this.dismiss, this.bar);
+  }
+
+  /** Whether somebody has stopped or dismissed it. */
+  get dismissed() {
+    return this.signal.aborted;
+  }
+
+  /** Aborted when it is stopped. */
+  get signal() {
+    return this.#controller.signal;
+  }
+
+  /** Raise what keeps the file from being sent: browsers tell it apart from a broken connection only here. */
+  async check() {
+    try {
+      await this.file.slice(0, 1).arrayBuffer();
+    } catch {
+      throw new Error("This cannot be read as a file. Is it a folder, or was it moved or changed?");
+    }
   }
 
   progress(part) {
@@ -131,21 +152,26 @@ class Row {
   succeed(created) {
     this.bar.hidden = true;
     this.say(created ? "accepted" : "These bytes are here already; nothing new was started.");
+    this.#end();
     announce(`${this.file.name}: ${this.words.textContent}`);
     if (created) setTimeout(() => this.remove(), DONE_MS);
-    else this.dismiss.hidden = false;
   }
 
   fail(words) {
     this.bar.hidden = true;
     this.element.classList.add("failed");
     this.say(words);
-    this.dismiss.hidden = false;
+    this.#end();
     announce(`${this.file.name} was not added. ${words}`);
   }
 
+  #end() {
+    this.dismiss.textContent = "Dismiss";
+    this.dismiss.setAttribute("aria-label", `Dismiss: ${this.file.name}`);
+  }
+
   remove() {
-    this.dismissed = true;
+    this.#controller.abort();
     const list = byId("uploads");
     const focused = this.element.contains(document.activeElement);
     this.element.remove();

@@ -130,8 +130,24 @@ function whyNoImage(error) {
 function wholeText(hit) {
   const { text, marks } = hit.snippet ?? { text: "", marks: [] };
   const core = text.replace(ELLIPSES, "");
-  const at = core ? hit.text.indexOf(core) : -1;
-  if (at < 0) return marked(hit.text, []);
-  const shift = at - text.indexOf(core);
-  return marked(hit.text, marks.map(({ start, end }) => ({ start: start + shift, end: end + shift })));
+  const place = core ? placesOf(core, hit.text) : null;
+  if (!place) return marked(hit.text, []);
+  const first = text.indexOf(core);
+  return marked(hit.text, marks.map(({ start, end }) => ({ start: place(start - first), end: place(end - first) })));
+}
+
+/** Where in `text` each place of `core` lies, whose every space stands for any white space; null if it is not there. */
+function placesOf(core, text) {
+  const words = core.split(" ").map((word) => word.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"));
+  const found = new RegExp(words.join("\\s+")).exec(text);
+  if (!found) return null;
+  const places = [];
+  let at = found.index;
+  for (const character of core.split("")) {
+    places.push(at);
+    at += 1;
+    while (character === " " && /\s/.test(text[at])) at += 1;
+  }
+  places.push(at);
+  return (place) => places[Math.max(0, Math.min(place, core.length))];
 }

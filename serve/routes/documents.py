@@ -83,7 +83,7 @@ async def submit_documents(
     The same bytes are one document and one job, with or without an `Idempotency-Key`; with one, also a job that has
     failed meanwhile is answered with instead of a new one.
     """
-    await service.admission.check()
+    await service.admission.check(tenant)
     limit = service.settings.max_upload_bytes
     async with received(request, service.references, tenant=tenant, max_bytes=limit) as uploads:
         if len(uploads) == 1:

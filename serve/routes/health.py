@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 
 from ingest.errors import StoreError
+from ingest.telemetry import get_logger
 from serve import schemas
 from serve.access import Tenant
 from serve.problems import documented
@@ -18,6 +19,7 @@ PROBE_TIMEOUT_S = 5.0
 VERSION = version("fanfold")
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Readiness, "description": "Something is down."}}
 router = APIRouter(tags=["health"])
+log = get_logger()
 
 
 @router.get("/v1/service", summary="The service", responses=documented(401, 421))
@@ -60,4 +62,7 @@ async def _why_down(probe: Awaitable[object]) -> str | None:
         return error.message
     except TimeoutError:
         return f"No answer within {PROBE_TIMEOUT_S:g} seconds."
+    except Exception:
+        log.exception("a probe failed")
+        return "It cannot be asked; the service's log says why."
     return None

@@ -49,8 +49,10 @@ def list_jobs(  # noqa: PLR0913  # one parameter a query parameter
     before = schemas.decode_cursor(cursor)
     found = service.stores.jobs.find(tenant, state=state, document_id=document_id, limit=limit, before=before)
     last = found[-1] if len(found) == limit else None
+    document_ids = {job.document_id for job in found}
     return schemas.JobPage(
         jobs=[schemas.JobView.of(job) for job in found],
+        deleted_documents=sorted(document_ids - service.stores.catalog.documents(tenant, document_ids).keys()),
         next_cursor=None if last is None else schemas.encode_cursor(last.created_at, last.job_id),
     )
 

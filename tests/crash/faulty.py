@@ -23,6 +23,7 @@ from tests.checks import History, assert_invariants
 from tests.clusters import Cluster
 
 PATIENCE_S = 120
+PERIOD_S = 6.0  # a multiple of those after which a supervisor looks for abandoned jobs, sweeps, and reports
 MAX_ATTEMPTS = 6  # more than a plan has faults, for a busy machine loses leases: no job that can be read may fail
 NOT_HERE = {  # no document of these tests gets there
     "jobs.repin": "needs other settings at the next start: tests/integration/test_pipeline.py",
@@ -64,6 +65,13 @@ class FaultyCluster(Cluster):
     def has_met(self, entry: Entry) -> bool:
         """Whether some process has met this fault."""
         return (self._fired / f"{entry['point']}={entry['fault']}").exists()
+
+    def meets(self, entry: Entry) -> bool:
+        """The same, within some seconds: what a supervisor does now and then may not have come up yet."""
+        give_up_at = time.monotonic() + PERIOD_S
+        while not self.has_met(entry) and time.monotonic() < give_up_at:
+            time.sleep(0.1)
+        return self.has_met(entry)
 
     def ask(self, call: Callable[[], Answer]) -> Answer:
         """What a patient client gets: a service that does not answer is asked again, a refusal is an answer.

@@ -216,3 +216,17 @@ def test_no_key_is_answered(web: Web, acme: Job) -> None:
     for key in (KEYS["acme"], "fanfold_almost_right"):
         answers = [call(web.client(key), *route, acme) for route in routes(web)]
         assert [answer.url for answer in answers if key in answer.text + str(answer.headers)] == []
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "null"])
+def test_an_origin_that_is_none_is_foreign(stores: Stores, settings: Settings, origin: str) -> None:
+    """Refused, and not an error of ours."""
+    answer = Web(stores, settings).client(Origin=origin).post("/v1/search", json={"query": "a"})
+    assert answer.status_code == 403
+
+
+def test_browsers_ask_for_the_pages_files_again(web: Web) -> None:
+    """After an upgrade no page is put together from files of two versions."""
+    answer = web.client().get("/page/app.js")
+    assert answer.headers["cache-control"] == "no-cache"
+    assert web.client().get("/page/app.js", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304

@@ -4,14 +4,17 @@ import hashlib
 from pathlib import Path
 from unittest.mock import patch
 
+import pymupdf
 import pytest
 
 from ingest import ids
 from ingest.activities import Activities
 from ingest.checkpoints import Checkpoints
-from ingest.errors import ObjectMissing
+from ingest.errors import ObjectMissing, WorkerCrashed
 from ingest.model import Revision, Route
 from ingest.settings import Settings
+from ingest.stages import pdf
+from ingest.stages.ocr import Ocr
 from ingest.stages.pdf import Pdf
 from ingest.stores import Stores
 from tests.conftest import PIPELINE
@@ -114,3 +117,33 @@ def test_the_committed_inspection_of_another_worker_wins(
     revision = revision_of(pdf_of([PROSE, SCAN]), stores)
     other = Activities(stores, Settings(data_dir=tmp_path))
     assert inspection_of(activities, revision) == inspection_of(other, revision)
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (RuntimeError("Input shape is wrong"), WorkerCrashed),
+        (KeyError("rec_text"), WorkerCrashed),
+        (RuntimeError("std::bad_alloc"), MemoryError),
+        (RuntimeError("OpenCV(4.10.0) error: (-4:Insufficient memory)"), MemoryError),
+    ],
+    ids=["onnx", "key", "bad_alloc", "opencv"],
+)
+def test_what_goes_wrong_at_a_page_is_the_pages_failure(
+    activities: Activities, stores: Stores, raised: Exception, told: type[Exception]
+) -> None:
+    """Whatever its libraries raise: its neighbours lose nothing by it, and running out of memory is told apart."""
+    revision = revision_of(pdf_of([PROSE, SCAN]), stores)
+    inspection_of(activities, revision)
+    with patch.object(Ocr, "read", side_effect=raised), pytest.raises(told) as caught:
+        activities.read_page(revision, 2)
+    assert getattr(caught.value, "page_number", 2) == 2
+
+
+def test_memory_that_runs_out_is_not_held_against_a_page_for_ever(activities: Activities, stores: Stores) -> None:
+    """The limit may have struck: an inspection that commits "unreadable" would keep every retry from the page."""
+    revision = revision_of(pdf_of([PROSE, PROSE]), stores)
+    struck = pymupdf.mupdf.FzErrorSystem("malloc failed")
+    with patch.object(pdf, "_classify", side_effect=struck), pytest.raises(MemoryError):
+        inspection_of(activities, revision)
+    assert inspection_of(activities, revision).unreadable_pages == ()

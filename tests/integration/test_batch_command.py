@@ -144,6 +144,7 @@ def test_names_come_from_lists_and_standard_input(web: Web, folder: Path, tmp_pa
         ((), "--from"),
         (("/nowhere/at/all",), "/nowhere/at/all"),
         (("--from", "/nowhere/list"), "/nowhere/list"),
+        (("--from", "."), "Is a directory"),
         ((".", "--report", "report.csv"), ".parquet"),
         ((".", "--report", "/nowhere/report.json"), "/nowhere/report.json"),
         ((".", "--no-wait", "--cancel-on-stop"), "--no-wait"),

@@ -365,3 +365,17 @@ def test_a_released_job_is_claimable_at_once(jobs: JobStore) -> None:
     again = claim(jobs, "b").job
     assert [(attempt.holder, attempt.outcome) for attempt in again.attempts] == [("a", "released"), ("b", None)]
     assert again.error is None
+
+
+def test_the_last_write_is_the_newest_whoever_has_which_clock(
+    jobs: JobStore, database: Database[dict[str, Any]]
+) -> None:
+    """Each process has an estimate of the server's clock: a cancel by one that is ahead hides no end from the holder."""
+    insert(jobs, "d")
+    held = claim(jobs, "h")
+    ahead = jobs.now() + timedelta(seconds=5)
+    change(database, held.job.job_id, cancel_requested_at=ahead, updated_at=ahead)
+    assert held.look().cancel_requested_at is not None
+    held.settle(JobState.CANCELLED)
+    assert held.job.state is JobState.CANCELLED
+    assert raw(database, held.job.job_id)["updated_at"] >= ahead - timedelta(milliseconds=1)

@@ -12,6 +12,7 @@ from ingest.pages import PageState, page_statuses
 from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
+from tests.builders import a_document
 from tests.integration.queue import claim
 from tests.integration.web import Web
 from tests.pdfs import pdf_of
@@ -152,3 +153,38 @@ def test_a_collection_in_the_middle_of_the_question_is_no_error(
     for key in stores.objects.keys(f"checkpoints/{held.job.document_id}/"):
         stores.objects.delete(key)
     assert len(page_statuses(gone, held.job)) == 5
+
+
+def test_the_list_of_jobs_says_whose_documents_are_gone(web: Web, stores: Stores) -> None:
+    """A job stays when its document is deleted; who shows it knows that nothing can be done with it any more."""
+    kept, gone = web.ingest("kept"), web.ingest("gone")
+    assert web.client().get("/v1/jobs").json()["deleted_documents"] == []
+    stores.catalog.tombstone("default", gone.document_id, deleted_at=stores.jobs.now())
+    listed = web.client().get("/v1/jobs").json()
+    assert {job["document_id"] for job in listed["jobs"]} == {kept.document_id, gone.document_id}
+    assert listed["deleted_documents"] == [gone.document_id]
+
+
+def test_a_document_that_comes_back_is_called_what_it_is_called_now(web: Web, stores: Stores) -> None:
+    """Deleted, and sent again under another name: the list has the new name, and the day on which it came back."""
+    client, body = web.client(), pdf_of(["a draft"])
+    sent = client.post("/v1/documents", files={"file": ("draft.pdf", body)}).json()
+    before = client.get(f"/v1/documents/{sent['document_id']}").json()
+    stores.catalog.tombstone("default", sent["document_id"], deleted_at=stores.jobs.now())
+    stores.catalog.register(
+        a_document(sent["document_id"], filename="final.pdf").model_copy(update={"created_at": stores.jobs.now()})
+    )
+    after = client.get(f"/v1/documents/{sent['document_id']}").json()
+    assert (before["filename"], after["filename"]) == ("draft.pdf", "final.pdf")
+    assert after["created_at"] > before["created_at"]
+
+
+def test_a_part_that_fails_in_an_unexpected_way_is_named(stores: Stores, settings: Settings) -> None:
+    """503, with which part it is; not a 500 that says nothing."""
+
+    def fails() -> None:
+        raise RuntimeError("something else")
+
+    answer = Web(stores, settings, probes={"supervisor": fails}).client().get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["down"].keys() == {"supervisor"}

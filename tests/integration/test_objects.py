@@ -1,5 +1,6 @@
 """The object store: the same promises on a directory and on S3 (moto's server, over HTTP on loopback)."""
 
+import errno
 import logging
 import os
 import signal
@@ -14,8 +15,8 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from ingest.errors import ConfigurationError, ObjectMissing, StoreUnavailable
-from ingest.stores.objects import DirectoryStore, ObjectStore, open_object_store
+from ingest.errors import ConfigurationError, ObjectMissing, StoreRefused, StoreUnavailable
+from ingest.stores.objects import READ_AHEAD_BYTES, DirectoryStore, ObjectStore, open_object_store
 from tests.builders import at_once
 
 BUCKET = "fanfold-test"
@@ -303,3 +304,39 @@ def test_a_bucket_that_does_not_exist_is_not_ready(s3_endpoint: str) -> None:
     store = open_object_store("s3://fanfold-nowhere/prefix", s3_endpoint_url=s3_endpoint)
     with pytest.raises(StoreUnavailable):
         store.ping()
+
+
+def test_a_store_that_fails_while_an_object_is_read_is_named(store: ObjectStore) -> None:
+    """Not only when it is opened: what is read in ranges meets the network again and again."""
+    store.put(KEY, b"x")
+    with pytest.raises(StoreUnavailable), store.open(KEY):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_what_the_store_refuses_is_not_taken_for_an_outage(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong or expired credentials are no reason to wait a quarter of an hour."""
+    store = open_object_store(f"s3://{BUCKET}/refused", s3_endpoint_url=s3_endpoint)
+    fs: Any = store._fs  # type: ignore[attr-defined]  # what is asked for does not matter, what s3fs makes of it does
+    monkeypatch.setattr(fs, "cat_file", lambda _path: (_ for _ in ()).throw(PermissionError("Access Denied")))
+    with pytest.raises(StoreRefused, match="credentials"):
+        store.get(KEY)
+
+
+def test_a_range_of_an_object_costs_little_more_than_the_range(
+    s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of twelve megabytes a few bytes are asked for, and no more than a block behind them is fetched."""
+    store = open_object_store(f"s3://{BUCKET}/{tmp_path.name}", s3_endpoint_url=s3_endpoint)
+    store.put(KEY, LARGE)
+    fetched: list[int] = []
+    fetch = s3fs.core.S3File._fetch_range
+
+    def counted(file: Any, start: int, end: int) -> Any:
+        fetched.append(end - start)
+        return fetch(file, start, end)
+
+    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", counted)
+    with store.open(KEY) as file:
+        file.seek(6 * 1024**2)
+        assert file.read(100) == LARGE[6 * 1024**2 :][:100]
+    assert 100 <= sum(fetched) <= 100 + READ_AHEAD_BYTES

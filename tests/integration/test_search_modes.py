@@ -253,6 +253,23 @@ def test_hits_are_grouped_by_document(stores: Stores, mode: str) -> None:
     assert ask(stores, mode=mode).groups is None
 
 
+def test_no_more_documents_are_looked_for_than_were_named(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grouped, in one long document: one look at the points is enough, where ten documents would take all of them."""
+    write(stores, "d", ["tide table"] * 60)
+    publish(stores, "d")
+    looks: list[int] = []
+    look = stores.vectors.search
+
+    def counted(*arguments: Any, limit: int, **more: Any) -> Any:
+        looks.append(limit)
+        return look(*arguments, limit=limit, **more)
+
+    monkeypatch.setattr(stores.vectors, "search", counted)
+    answer = ask(stores, mode="dense", group_by_document=True, limit=10, hits_per_document=3, document_ids=["d"])
+    assert [hit.document_id for hit in answer.hits] == ["d"] * 3
+    assert looks == [30]
+
+
 def test_documents_are_found_behind_one_that_fills_the_ranking(stores: Stores) -> None:
     """500 chunks of one document are nearer than the first of any other: the others are fetched all the same."""
     write(stores, "long", ["A lamp."] * 500)

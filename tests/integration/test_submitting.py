@@ -1,7 +1,10 @@
 """`POST /v1/documents` in all its forms: keys, metadata, several files, references, and what is refused at once."""
 
+import errno
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +16,10 @@ from moto.server import ThreadedMotoServer
 
 from cluster.ports import LOOPBACK, free_port
 from ingest.model import JobState
+from ingest.references import AT_ONCE, References
 from ingest.settings import Settings
 from ingest.stores import Stores
+from serve import uploads
 from tests.integration.queue import claim
 from tests.integration.web import API_KEYS, KEYS, Web
 from tests.pdfs import pdf_of
@@ -273,3 +278,93 @@ def test_a_priority_that_there_is_not_is_refused(web: Web) -> None:
         assert (answer.status_code, answer.json()["type"]) == (400, "urn:fanfold:bad-priority")
         assert "high, normal, low" in answer.json()["detail"]
     assert client.get("/v1/documents").json()["documents"] == []
+
+
+def test_metadata_may_come_as_a_file_of_the_form(web: Web) -> None:
+    """As `curl -F metadata=@about.json` sends it: it is read, not passed over; what is no text is refused."""
+    client = web.client()
+    about = ("about.json", '{"author": "M\u00fcller"}'.encode(), "application/json")
+    answer = client.post("/v1/documents", files={"file": ("a.pdf", LETTER), "metadata": about})
+    assert answer.status_code == 202
+    path = f"/v1/documents/{answer.json()['document_id']}"
+    assert client.get(path).json()["metadata"] == {"author": "M\u00fcller"}
+    broken = client.post("/v1/documents", files={"file": ("b.pdf", OTHER), "metadata": ("about.json", b"\xff\xfe")})
+    assert (broken.status_code, broken.json()["type"]) == (400, "urn:fanfold:bad-metadata")
+    large = client.post(
+        "/v1/documents", files={"file": ("b.pdf", OTHER), "metadata": ("m", b'{"a": "' + b"x" * 20_000)}
+    )
+    assert (large.status_code, large.json()["type"]) == (400, "urn:fanfold:bad-metadata")
+
+
+def test_metadata_in_a_header_may_be_typed_as_it_is(web: Web) -> None:
+    """UTF-8, as a terminal sends it, is read as UTF-8; what is Latin-1 stays Latin-1."""
+    client = web.client()
+    for body, header in (
+        (LETTER, '{"author": "M\u00fcller"}'.encode()),
+        (OTHER, '{"author": "M\u00fcller"}'.encode("latin-1")),
+    ):
+        headers: dict[str, Any] = PDF | {"Fanfold-Metadata": header}
+        answer = client.post("/v1/documents", content=body, headers=headers)
+        path = f"/v1/documents/{answer.json()['document_id']}"
+        assert client.get(path).json()["metadata"] == {"author": "M\u00fcller"}
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        {"files": {"file": ("a.pdf", LETTER)}, "data": {"metdata": "{}"}},
+        {"json": {"url": "s3://inbox/a.pdf", "meta": {}}},
+    ],
+    ids=["form", "reference"],
+)
+def test_a_misspelt_field_is_refused_by_its_name(web: Web, request_of: dict[str, Any]) -> None:
+    """What it says would be lost, and nobody would hear of it."""
+    answer = web.client().post("/v1/documents", **request_of)
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:fanfold:unknown-field")
+    assert "met" in answer.json()["detail"]
+    assert web.stores.jobs.count_waiting(1) == 0
+
+
+def test_a_full_disk_is_said_to_be_full(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503, to be tried again: neither the caller's fault nor a riddle."""
+
+    async def full(*_arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(uploads, "_keep", full)
+    answer = web.client().post("/v1/documents", content=LETTER, headers=PDF)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:fanfold:service-full")
+    assert "no room" in answer.json()["detail"]
+
+
+def test_references_are_read_a_few_at_a_time(by_reference: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small requests for large files do not fill the replica's disk at once: the others wait their turn."""
+    under_way, most = [0], [0]
+    lock = threading.Lock()
+
+    def copy(*_arguments: Any) -> None:
+        with lock:
+            under_way[0] += 1
+            most[0] = max(most[0], under_way[0])
+        time.sleep(0.05)
+        with lock:
+            under_way[0] -= 1
+        raise FileNotFoundError
+
+    monkeypatch.setattr(References, "_copy", copy)
+    body, client = {"url": "s3://inbox/acme/a.pdf"}, by_reference.client(KEYS["acme"])
+    with ThreadPoolExecutor(3 * AT_ONCE) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/documents", json=body).status_code, range(3 * AT_ONCE)))
+    assert set(answers) == {404}
+    assert 1 < most[0] <= AT_ONCE
+
+
+def test_a_full_queue_locks_no_other_tenant_out(stores: Stores, settings: Settings) -> None:
+    """Who fills it is refused; who has next to nothing waiting is let in."""
+    web = Web(stores, settings.model_copy(update={"max_queued_jobs": 2, "api_keys": API_KEYS}))
+    acme, globex = web.client(KEYS["acme"]), web.client(KEYS["globex"])
+    statuses = []
+    for client, text in ((acme, "a"), (acme, "b"), (acme, "c"), (globex, "d"), (globex, "e")):
+        web.service.admission._look_after = 0
+        statuses.append(client.post("/v1/documents", content=pdf_of([text]), headers=PDF).status_code)
+    assert statuses == [202, 202, 503, 202, 503]

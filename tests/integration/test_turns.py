@@ -15,7 +15,7 @@ from cluster.embedded import EmbeddedMongoDB
 from cluster.queue import GUEST_PLACES, Queue
 from cluster.scheduler import FairScheduler, Owner
 from cluster.supervisor import Supervisor
-from ingest import pipeline
+from ingest.endings import all_done
 from ingest.model import ChunkPlan, Inspection, Job, JobState, Revision
 from ingest.pipeline import Pipeline
 from ingest.settings import Settings
@@ -286,7 +286,7 @@ def test_every_page_is_drawn_only_when_there_is_room() -> None:
             assert len(drawn) - len(ended) <= 3
             yield one(number)
 
-    asyncio.run(pipeline._all(work(), lambda: 3))
+    asyncio.run(all_done(work(), lambda: 3))
     assert sorted(ended) == list(range(10))
 
 

@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import ray
 
 from cluster import duty
 from cluster.duty import Duty, share
@@ -58,7 +56,7 @@ class Post:
         self.cpus = 4
         self.roster = Roster()
         self.scheduler = FairScheduler(1)
-        monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=HERE))
+        monkeypatch.setattr(duty, "cluster_address", lambda: HERE)
         monkeypatch.setattr(duty, "cluster_cpus", lambda: self.cpus)
         monkeypatch.setattr(duty, "INTERVAL_S", 0.01)
         self.duty = Duty(cast("Any", self.roster), "me", self.scheduler, Settings(), lambda: 3)

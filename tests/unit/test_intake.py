@@ -4,13 +4,14 @@ import asyncio
 import importlib
 import json
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from ray.serve._private.http_util import validate_http_proxy_callback_return
 from starlette.types import Message, Receive, Scope, Send
 
 from ingest.settings import Settings
+from serve import intake
 from serve.intake import (
     MAX_JSON_BYTES,
     MULTIPART_OVERHEAD_BYTES,
@@ -154,3 +155,54 @@ async def test_proxies_get_the_middleware_with_their_settings(monkeypatch: pytes
     caller.intake = cast("Intake", found.cls(caller.service, *found.args, **found.kwargs))
     assert (await caller.answer(7 + MULTIPART_OVERHEAD_BYTES))[0]["status"] == 202
     assert (await caller.answer(8 + MULTIPART_OVERHEAD_BYTES))[0]["status"] == 413
+
+
+async def test_a_body_that_falls_silent_gives_its_bytes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has lost the network says no goodbye: after a while it is taken to be gone, and another one fits."""
+    monkeypatch.setattr(intake, "SILENCE_S", 0.05)
+    messages: list[Message] = [{"type": "http.request", "body": b"%PDF", "more_body": True}]
+    heard: list[Message] = []
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def read(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while not heard or heard[-1].get("more_body"):
+            heard.append(await receive())
+
+    middleware = Intake(read, SETTINGS)
+    headers = [(b"content-length", str(100 * MIB).encode())]
+    await middleware({"type": "http", "method": "POST", "path": UPLOADS, "headers": headers}, receive, _no_answer)
+    assert [message["type"] for message in heard] == ["http.request", "http.disconnect"]
+    assert middleware._uploading_bytes == 0
+
+
+async def test_a_request_that_is_being_answered_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows a job's events says nothing for hours: only a body that is not whole yet is timed."""
+    monkeypatch.setattr(intake, "SILENCE_S", 0.05)
+    gone = asyncio.Event()
+    messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def follow(_scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        waiting = asyncio.create_task(cast("Any", receive()))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        gone.set()
+        assert (await waiting)["type"] == "http.disconnect"
+
+    scope = {"type": "http", "method": "GET", "path": "/v1/jobs/a/events", "headers": []}
+    await Intake(follow, SETTINGS)(scope, receive, _no_answer)
+
+
+async def _no_answer(_message: Message) -> None:
+    """Nobody is there to hear it."""

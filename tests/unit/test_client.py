@@ -1,0 +1,70 @@
+"""The typed client: to whom it talks, and what it makes of an answer."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from cluster.batch import each
+from cluster.ports import LOOPBACK, free_port
+from serve import examples
+from serve.client import Client, ServiceError
+from serve.schemas import ServiceView
+
+SERVICE = ServiceView.model_validate(examples.SERVICE).model_dump_json().encode()
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers every request, also one that is meant for somebody else, as a proxy does."""
+
+    body = SERVICE
+
+    def do_GET(self) -> None:
+        """The same each time."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Where somebody answers."""
+    server = HTTPServer((LOOPBACK, 0), Answers)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_what_goes_to_this_machine_passes_no_proxy(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY without NO_PROXY: files and keys do not leave the machine, and the service is found."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", f"http://{LOOPBACK}:{free_port()}")
+    with Client(f"http://{LOOPBACK}:{port}") as client:
+        assert client.service().version == examples.SERVICE["version"]
+
+
+def test_what_goes_elsewhere_takes_the_way_that_is_set(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service beyond a proxy is reached through it."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://{LOOPBACK}:{port}")
+    with Client("http://fanfold.example") as client:
+        assert client.service().version == examples.SERVICE["version"]
+
+
+def test_another_service_is_not_taken_for_fanfold(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something else that answers 200 at this address is named as what it may be."""
+    monkeypatch.setattr(Answers, "body", b"<html>It works!</html>")
+    with Client(f"http://{LOOPBACK}:{port}") as client, pytest.raises(ServiceError, match="another service"):
+        client.service()
+
+
+def test_without_a_service_nothing_was_refused() -> None:
+    """Many calls at once: that nobody answers is said once, not as a refusal of each."""
+    with Client(f"http://{LOOPBACK}:{free_port()}") as client, pytest.raises(ServiceError, match="fanfold up"):
+        list(each(["one", "two"], client.retry))
