@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cached_property
 from importlib.metadata import version
 from math import ceil
 
@@ -31,8 +32,11 @@ class Duty:
         self._scheduler = scheduler
         self._good_for = timedelta(seconds=settings.lease_ttl_s)
         self._running = running  # how many jobs it holds
-        self._cluster = cluster_address()
         self.standing = Standing()  # the order that its claim loop has acted on
+
+    @cached_property
+    def _cluster(self) -> str:
+        return cluster_address()
 
     async def look(self) -> Order:
         """The order that stands now: asked before each claim. Raises `StoreError`."""

@@ -370,7 +370,7 @@ def test_a_released_job_is_claimable_at_once(jobs: JobStore) -> None:
 def test_the_last_write_is_the_newest_whoever_has_which_clock(
     jobs: JobStore, database: Database[dict[str, Any]]
 ) -> None:
-    """Each process has an estimate of the server's clock: a cancel by one that is ahead hides no end from the holder."""
+    """Each process has an estimate of the server's clock: a cancel by one that is ahead hides no end."""
     insert(jobs, "d")
     held = claim(jobs, "h")
     ahead = jobs.now() + timedelta(seconds=5)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
+from cluster import duty
 from cluster.composition import Blueprint
 from cluster.embedded import EmbeddedMongoDB
 from cluster.queue import GUEST_PLACES, Queue
@@ -290,8 +291,11 @@ def test_every_page_is_drawn_only_when_there_is_room() -> None:
     assert sorted(ended) == list(range(10))
 
 
-async def test_a_supervisor_claims_by_turns(stores: Stores, settings: Settings) -> None:
+async def test_a_supervisor_claims_by_turns(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Production's own loop asks the queue with what it runs: the second of two tenants' jobs is not the first's."""
+    monkeypatch.setattr(duty, "cluster_address", lambda: "nowhere")
     blueprint = Blueprint(
         settings=settings.model_copy(update={"max_running_jobs": 2}), pipeline=PIPELINE, dimension=384
     )

@@ -5,10 +5,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-import ray
 from structlog.testing import capture_logs
 
-from cluster import accounting
+from cluster import accounting, duty
 from cluster.composition import Blueprint
 from cluster.supervisor import Supervisor
 from ingest.errors import Category
@@ -30,7 +29,7 @@ def account(claimed: dict[str, Any], ended: dict[str, Any]) -> list[Any]:
 @pytest.fixture(autouse=True)
 def _no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounting, "attempt_ended", MagicMock())
-    monkeypatch.setattr(ray, "get_runtime_context", MagicMock())  # there is no cluster
+    monkeypatch.setattr(duty, "cluster_address", lambda: "nowhere")  # there is no cluster
 
 
 def test_an_attempt_is_one_line() -> None:
