@@ -6,7 +6,7 @@ cleans nothing up, because the next holder is already at work.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -156,6 +156,8 @@ class Pipeline:
             error = await self._read_page(page_number)
             if error is not None:
                 failed[page_number] = failed_page(page_number, error)
+                if self._too_many(failed, inspection.page_count):  # then the others need not be tried
+                    await self._give_up(failed, inspection.page_count)
             self._tenure.counts["pages_done"] += 1
 
         await all_done((read(page_number) for page_number in waiting), self._engine.at_hand)
@@ -205,10 +207,15 @@ class Pipeline:
         pages = [failed[page_number] for page_number in sorted(failed)]
         if pages != self._tenure.job.failed_pages:
             await self._tenure.write(self._tenure.held.record_failed_pages, pages)
-        if not self._tenure.job.publish_decided and len(pages) > self._settings.max_failed_page_ratio * page_count:
+        if self._too_many(failed, page_count):
             raise TooManyFailedPages(
                 f"{len(pages)} of {page_count} pages could not be read. Page {pages[0].page_number}: {pages[0].message}"
             )
+
+    def _too_many(self, failed: Collection[int], page_count: int) -> bool:
+        """Whether the document fails for them. One that was decided to be published was judged before."""
+        most = self._settings.max_failed_page_ratio * page_count
+        return len(failed) > most and not self._tenure.job.publish_decided
 
     async def _embed(self) -> ChunkPlan:
         """Cut the text into chunks, and embed them batch by batch."""

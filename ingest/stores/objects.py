@@ -6,6 +6,7 @@ wrote; nothing is ever overwritten, so two attempts at the same work cannot mix.
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,6 +21,7 @@ from ingest.errors import ConfigurationError, ObjectMissing, StoreRefused, Store
 from ingest.faults import fault_point
 
 COPY_BUFFER_BYTES = 1024**2
+ABANDONED_S = 24 * 60 * 60.0  # a file in the staging directory that nothing was written to for so long
 READ_AHEAD_BYTES = 64 * 1024  # beyond each range that is asked for
 
 
@@ -81,6 +83,7 @@ class DirectoryStore:
             self._staging.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"The object store's directory cannot be created: {error.strerror}.") from error
+        self._remove_abandoned()
 
     @fault_point("objects.put")
     def put(self, key: str, data: bytes) -> bool:
@@ -149,6 +152,13 @@ class DirectoryStore:
         """See `ObjectStore.ping`."""
         if not os.access(self._staging, os.W_OK):
             raise StoreUnavailable("The object store's directory cannot be written to.")
+
+    def _remove_abandoned(self) -> None:
+        """Remove what writers that were killed have left: nobody writes for a day."""
+        for staged in self._staging.iterdir():
+            with suppress(FileNotFoundError):  # another process removes it, or has linked it into place
+                if time.time() - staged.stat().st_mtime > ABANDONED_S:
+                    staged.unlink()
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts

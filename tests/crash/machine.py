@@ -37,7 +37,7 @@ class Machine:
             "FANFOLD_HTTP_PORT": str(port),
             "FANFOLD_DASHBOARD_PORT": str(free_port()),
             "FANFOLD_RAY_ADDRESS": "local",
-            "FANFOLD_LEASE_TTL_S": "5",
+            "FANFOLD_LEASE_TTL_S": "12",  # a slow machine is busy for seconds while models load
         } | settings
         self.service: subprocess.Popen[bytes] | None = None
 

@@ -21,7 +21,7 @@ from tests.crash.processes import actor_pid, frozen, is_gone, until
 from tests.s3_server import S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-OUTAGE_S = 20.0  # three leases
+OUTAGE_S = 40.0  # three leases and more
 Outage = Callable[[Cluster], AbstractContextManager[object]]
 
 

@@ -1,6 +1,7 @@
 """The web page in a browser. Set FANFOLD_TEST_URL to try it on a service that runs already, with kept sources."""
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,10 +97,11 @@ def test_a_document_is_added_watched_found_and_seen(person: Visitor, letter: Pat
     assert paper["x"] <= box["x"] < box["x"] + box["width"] <= paper["x"] + paper["width"] + 1
     assert 0 < box["height"] < paper["height"] / 2
     expect(person.page.locator("#viewer-text")).to_contain_text(word)
+    expect(person.page.locator("#viewer-text mark")).to_have_count(1)  # in a text of three paragraphs
 
 
 def test_a_job_is_cancelled(person: Visitor, tmp_path: Path, word: str) -> None:
-    """A long job shows its progress while it runs; Cancel ends it, and the page says so without being reloaded."""
+    """A long job shows its progress while it runs; Cancel ends it, Retry goes on; nothing is reloaded."""
     path = tmp_path / f"slow {word}.pdf"
     path.write_bytes(pdf_of([word] + [SCAN] * PAGES_TO_CANCEL))
     person.choose(path)
@@ -110,6 +112,13 @@ def test_a_job_is_cancelled(person: Visitor, tmp_path: Path, word: str) -> None:
     person.await_state(path.name, "cancelled")
     expect(person.action(job, "retry")).to_be_visible()
     assert not person.action(job, "cancel").is_visible()
+    assert job.evaluate("card => card.contains(document.activeElement)")
+    person.action(job, "retry").click()
+    both = person.page.locator("#jobs > .job").filter(has_text=path.name)
+    expect(both).to_have_count(2)
+    expect(both.first).to_have_attribute("data-state", re.compile("queued|running"), timeout=JOB_MS)
+    person.action(both.first, "cancel").click()
+    expect(both.first).to_have_attribute("data-state", "cancelled", timeout=JOB_MS)
 
 
 def test_a_document_is_deleted_only_after_a_yes(person: Visitor, letter: Path, word: str) -> None:
@@ -128,6 +137,20 @@ def test_a_document_is_deleted_only_after_a_yes(person: Visitor, letter: Path, w
     expect(person.page.locator("#hits .hit")).to_have_count(0)
     expect(person.page.locator("#results-title")).to_contain_text("Nothing found")
     assert person.search(word, mode="lexical").count() == 0
+    person.show("Jobs")
+    job = person.job(letter.name)
+    expect(job.locator(".facts")).to_contain_text("its document was deleted")
+    assert job.locator(".actions button:visible").count() == 0
+
+
+def test_an_upload_is_stopped(person: Visitor, letter: Path) -> None:
+    """One that does not get on is not in the way: it is broken off, and its row goes."""
+    person.page.route("**/v1/documents", lambda _route: None)  # the service says nothing
+    person.choose(letter)
+    row = person.page.locator("#uploads .upload")
+    expect(row).to_contain_text(letter.name)
+    row.get_by_role("button", name="Stop").click()
+    expect(person.page.locator("#uploads")).to_be_hidden()
 
 
 def test_a_search_is_grouped_and_narrowed_to_a_document(person: Visitor, tmp_path: Path, word: str) -> None:

@@ -171,7 +171,12 @@ class Fanfold:
 
 
 @pytest.fixture(
-    params=["fanfold", pytest.param("naive", marks=pytest.mark.xfail(strict=True, reason="the naive pipeline fails"))]
+    params=[
+        "fanfold",
+        pytest.param(
+            "naive", marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="the naive pipeline fails")
+        ),
+    ]
 )
 def subject(
     request: pytest.FixtureRequest,

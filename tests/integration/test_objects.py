@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from ingest.errors import ConfigurationError, ObjectMissing, StoreRefused, StoreUnavailable
-from ingest.stores.objects import READ_AHEAD_BYTES, DirectoryStore, ObjectStore, open_object_store
+from ingest.stores.objects import ABANDONED_S, READ_AHEAD_BYTES, DirectoryStore, ObjectStore, open_object_store
 from tests.builders import at_once
 
 BUCKET = "fanfold-test"
@@ -340,3 +341,16 @@ def test_a_range_of_an_object_costs_little_more_than_the_range(
         file.seek(6 * 1024**2)
         assert file.read(100) == LARGE[6 * 1024**2 :][:100]
     assert 100 <= sum(fetched) <= 100 + READ_AHEAD_BYTES
+
+
+def test_what_a_killed_writer_left_goes_after_a_day(directory: DirectoryStore, tmp_path: Path) -> None:
+    """Nobody sees it, and it would stay for ever; what is being written now stays."""
+    staging = tmp_path / "objects" / ".staging"
+    for name in ("old", "new"):
+        (staging / name).write_bytes(b"half of it")
+    long_ago = time.time() - ABANDONED_S - 60
+    os.utime(staging / "old", (long_ago, long_ago))
+    directory.put(KEY, b"x")
+    again = DirectoryStore(tmp_path / "objects")
+    assert [path.name for path in staging.iterdir()] == ["new"]
+    assert again.get(KEY) == b"x"

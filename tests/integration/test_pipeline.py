@@ -80,6 +80,26 @@ async def test_too_many_failed_pages_fail_the_document_and_leave_no_rows(bench: 
     assert bench.stores.objects.exists(ids.source_key(job.document_id))
 
 
+async def test_a_document_that_has_failed_for_certain_reads_no_further_page(bench: Bench) -> None:
+    """The first page too many ends it: thousands that hang cost their time limit once, not each."""
+    bench.settings = bench.settings.model_copy(update={"max_failed_page_ratio": 0.1})
+    bench.submit()
+    begun: list[int] = []
+
+    async def fail_first(name: str, number: int) -> None:
+        if name == "read_page":
+            begun.append(number)
+            if number == 2:
+                raise PageUnreadable("Broken.")
+            await asyncio.sleep(60)
+
+    async with asyncio.timeout(30):
+        job = await bench.run(bench.claim(), fail_first)
+    assert 2 in begun
+    assert job.state is JobState.FAILED
+    assert [page.page_number for page in job.failed_pages] == [2]
+
+
 async def test_a_store_that_does_not_answer_for_a_while_costs_no_attempt(bench: Bench) -> None:
     """An outage is waited out in place, with the lease kept; the job ends as if nothing had been."""
     bench.submit()
