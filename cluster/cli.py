@@ -5,10 +5,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version as package_version
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -62,9 +63,16 @@ def up(as_json: AsJson = False) -> None:
 
     configure_logging(settings.log_level)
     stopping = threading.Event()
+
+    def interrupt(_number: int, _frame: object) -> None:
+        stopping.set()  # an exception can get lost: in a callback of native code, or where everything is caught
+        raise KeyboardInterrupt
+
+    _on_stop(interrupt)
     with only_instance(settings.home), display.steps(err, "Starting") as step, running(settings, step) as service:
-        for number in (signal.SIGINT, signal.SIGTERM):  # only now: Ray installs handlers of its own when it starts
-            signal.signal(number, lambda _number, _frame: stopping.set())
+        _on_stop(lambda _number, _frame: stopping.set())
+        if stopping.is_set():
+            raise KeyboardInterrupt
         tell_addresses(settings.home, service.addresses)
         step("")
         if as_json:
@@ -75,6 +83,11 @@ def up(as_json: AsJson = False) -> None:
             service.keep_alive()
         step("stopping: jobs that run are given back to the queue")
     err.print("Fanfold has stopped.")
+
+
+def _on_stop(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 @app.command()

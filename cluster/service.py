@@ -76,10 +76,11 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         report("Ray")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` in a Ray job is this one
+        on_stop = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
         joined = _join_ray(settings)
         ray_context = _start_ray(settings) if joined is None else joined
         stack.callback(ray.shutdown)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints its stack and ends in an abort
+        signal.signal(signal.SIGTERM, on_stop)  # Ray's own prints its stack and ends in an abort
         if joined is not None:
             refuse_second_supervisor()
         report("embedded stores")

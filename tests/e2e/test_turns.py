@@ -12,7 +12,7 @@ from tests.clusters import Cluster
 
 _mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
 BOOK_PAGES = 100
-FEW_PAGES = 25  # of the book, while the letter is inspected, read, cut, embedded and published: 7 or 8 on two cores
+FEW_PAGES = 40  # of the book, while the letter is inspected, read, cut, embedded and published: 7 or 8 on quiet cores
 
 
 def scanned(path: Path, source: Path, pages: int) -> Path:

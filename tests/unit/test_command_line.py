@@ -1,14 +1,20 @@
 """The command line without a service: what it offers, and how it says what is wrong."""
 
+import os
+import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.main import get_command
 
-from cluster import cli, display
+from cluster import cli, display, service
 from ingest.errors import Category
 from ingest.model import Failure, JobState
 from serve.schemas import JobView, ProgressView
@@ -38,6 +44,30 @@ def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """`fanfold --version`."""
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.startswith("fanfold 0.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_gets_lost_while_it_starts_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """Native code that calls Python back may swallow what a signal raises: `up` still ends, as soon as it can."""
+    monkeypatch.setenv("FANFOLD_DATA_DIR", str(tmp_path))
+
+    @contextmanager
+    def running(*_arguments: object) -> Iterator[object]:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        yield object()
+
+    monkeypatch.setattr(service, "running", running)
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert run(monkeypatch, "up") == 128 + signal.SIGINT
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert "is up" not in capsys.readouterr().out
 
 
 def test_a_key_in_the_place_of_an_entry_is_not_repeated(
