@@ -22,24 +22,28 @@ from tests.crash.processes import actor_pid, until
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """A machine that runs Fanfold, with nothing in it."""
-    with Machine(tmp_path / "home") as machine:
+    with Machine(tmp_path / "home", FANFOLD_MAX_RUNNING_JOBS="2") as machine:
         yield machine
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_whole_cluster_killed_at_once_loses_nothing(machine: Machine, sample_pdfs: Path) -> None:
-    """Queued, half-read and half-stored jobs: after the next `fanfold up` all succeed, with committed pages kept."""
-    names = ("letters", "inventory", "field-guide")
+def test_the_whole_cluster_killed_at_once_loses_nothing(machine: Machine, sample_pdfs: Path, letters: Copy) -> None:
+    """Two half-read jobs and two queued ones: after the next `fanfold up` all succeed, with committed pages kept."""
+    paths = {"letters": sample_pdfs / "letters.pdf", "copy": letters(0)}
+    paths |= {name: sample_pdfs / f"{name}.pdf" for name in ("inventory", "field-guide")}
     with Client(machine.url) as client:
-        jobs = {name: client.submit(sample_pdfs / f"{name}.pdf").job_id for name in names}
+        jobs = {name: client.submit(path).job_id for name, path in paths.items()}
         until(lambda: client.job(jobs["letters"]).progress.pages_done >= 2)
+        before = {name: client.job(job_id) for name, job_id in jobs.items()}
+        assert [before[name].state for name in ("inventory", "field-guide")] == [JobState.QUEUED] * 2
+        assert before["letters"].progress.pages_done < before["letters"].progress.pages_total
         machine.lose_power()
         machine.start()
         for name, job_id in jobs.items():
             ended = machine.finish(client, job_id)
             assert ended.state is JobState.SUCCEEDED, ended.error
-            assert ended.progress.pages_done == len(page_texts(name))
+            assert ended.progress.pages_done == len(page_texts("letters" if name == "copy" else name))
             chunks = list(client.chunks(ended.document_id))
             assert [chunk.chunk_index for chunk in chunks] == list(range(ended.progress.chunks_stored))
         scan = client.job(jobs["letters"])
