@@ -22,7 +22,7 @@ class Call:
     @property
     def takes_job(self) -> bool:
         """Whether this is a claim's compare-and-set."""
-        return self.method == "find_one_and_update" and "lease" in self.args[1]["$set"]
+        return self.method == "find_one_and_update" and "lease" in self.args[1].get("$set", {})
 
     @property
     def fenced(self) -> bool:
