@@ -27,6 +27,7 @@ from ingest.telemetry import get_logger
 BATCHES_IN_HAND = 4  # full batches that one embedder has: one is computed, others are read, tokenised or written
 STOP_SHARED_S = 10.0  # a cancelled batch may wait so long for a forward pass that others share
 STARTS = 3  # that fail in a row before those who wait are told
+REPORT_S = 5.0
 START_AGAIN_S = 60.0  # after one that failed while others work
 START_S = 60.0  # one that was started for nobody yet has at least so long to load its model
 log = get_logger()
@@ -69,6 +70,7 @@ class EmbedderPool:
         self._loading: set[asyncio.Task[None]] = set()
         self._failures = 0  # of starts, in a row
         self._failed_at = 0.0
+        self._reporting: asyncio.TimerHandle | None = None
 
     def warm_up(self) -> None:
         """Start an embedder, unless there is one; returns at once, while its model loads."""
@@ -242,7 +244,13 @@ class EmbedderPool:
         self._report()
 
     def _report(self) -> None:
-        """How many actors have their model, and how many are loading it."""
+        """How many actors have their model, and how many are loading it: at each change, and again and again.
+
+        Ray exports a value once for each time that it is set: one that is set only when it changes goes out of sight.
+        """
+        if self._reporting is not None:
+            self._reporting.cancel()
+        self._reporting = asyncio.get_running_loop().call_later(REPORT_S, self._report)
         loaded = sum(embedder.loaded for embedder in self._embedders)
         EMBEDDERS.set(loaded, state="loaded")
         EMBEDDERS.set(len(self._embedders) - loaded, state="loading")
