@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import structlog
 from pymongo.database import Database
 
 from ingest import ids
@@ -50,6 +51,24 @@ async def test_a_page_that_fails_twice_is_listed_and_its_neighbours_are_publishe
     assert "on page 2" in " ".join(chunk.text for chunk in chunks)
     assert "on page 4" not in " ".join(chunk.text for chunk in chunks)
     assert bench.stores.objects.exists(ids.source_key(job.document_id))
+
+
+async def test_whatever_is_logged_names_its_stage(bench: Bench) -> None:
+    """Bound to the context in which pages are read and batches embedded, not only to the attempt's last line."""
+    bench.submit()
+    stages: dict[str, object] = {}
+
+    async def note(name: str, _number: int) -> None:
+        stages[name] = structlog.contextvars.get_contextvars().get("stage")
+
+    await bench.run(bench.claim(), note)
+    assert stages == {
+        "inspect": Stage.EXTRACT,
+        "read_page": Stage.EXTRACT,
+        "cut": Stage.EMBED,
+        "embed": Stage.EMBED,
+        "store": Stage.STORE,
+    }
 
 
 async def test_a_page_that_fails_once_is_read_again(bench: Bench) -> None:
