@@ -112,8 +112,6 @@ class Pipeline:
                 log.warning("attempt could not be ended; the next claim goes on", error=failed.message)
 
     async def _ingest(self) -> None:
-        if self._tenure.job.publish_decided and not self._tenure.job.state.terminal:
-            await self._check_wanted()
         if self._decided_by_other_settings:
             await self._show_as_decided()
         elif not self._tenure.job.state.terminal:
@@ -127,7 +125,10 @@ class Pipeline:
     async def _prepare(self) -> None:
         """Refuse what cannot go on; record which pipeline really runs."""
         job = self._tenure.job
-        if job.publish_decided:  # nothing may stop it any more
+        if job.publish_decided:  # nothing may stop it any more, but that nobody wants it
+            document = await self._tenure.ask(self._stores.catalog.known, job.document_id)
+            if document is None or document.deleted_at is not None:
+                raise DocumentGone(GONE)
             return
         if job.cancel_requested_at is not None:
             raise CancelRequested("The job was cancelled.")
@@ -250,12 +251,6 @@ class Pipeline:
         await self._tenure.flush()
         await self._tenure.write(self._tenure.held.decide_publish)
         await self._show(page_count=inspection.page_count, chunk_count=plan.chunk_count)
-
-    async def _check_wanted(self) -> None:
-        """Raise `DocumentGone` where what was decided to be published is not wanted any more."""
-        document = await self._tenure.ask(self._stores.catalog.known, self._tenure.job.document_id)
-        if document is None or document.deleted_at is not None:
-            raise DocumentGone(GONE)
 
     @property
     def _decided_by_other_settings(self) -> bool:
