@@ -151,6 +151,7 @@ def test_an_upload_is_stopped(person: Visitor, letter: Path) -> None:
     expect(row).to_contain_text(letter.name)
     row.get_by_role("button", name="Stop").click()
     expect(person.page.locator("#uploads")).to_be_hidden()
+    assert row.count() == 0
 
 
 def test_a_search_is_grouped_and_narrowed_to_a_document(person: Visitor, tmp_path: Path, word: str) -> None:
