@@ -45,7 +45,7 @@ def test_supervisors_live_on_different_nodes(readers_and_gpu: tuple[Site, list[N
     def homes() -> list[Node]:
         return [node for node in (site.head, *readers, gpu) for _ in node.workers("ray::SupervisorActor")]
 
-    if len(set(homes())) == 1:  # the affinity is soft: a raylet that has not heard of a new node yet takes another
+    if len(set(homes())) == 1:  # the affinity is soft: on a busy machine Ray may have taken another node
         site.fanfold.stop()
         site.fanfold.start()
     assert len(homes()) == len(set(homes())) == 2
