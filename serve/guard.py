@@ -1,7 +1,7 @@
 """The guard before every route: other sites' pages are kept out, and every answer says what browsers may do with it."""
 
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -63,7 +63,7 @@ class Guard:
         if _name(f"//{host}") not in self._hosts:
             return Misdirected("This service is not called by that host name. FANFOLD_ALLOWED_HOSTS can allow it.")
         origin = headers.get("origin")
-        if method in SAFE_METHODS or origin is None or _netloc(origin) == host or _name(origin) in self._others:
+        if method in SAFE_METHODS or origin is None or _split(origin).netloc == host or _name(origin) in self._others:
             return None
         return CrossSite("A page of another site may not do this. FANFOLD_ALLOWED_HOSTS can allow its host.")
 
@@ -75,18 +75,15 @@ class Guard:
 
 def _name(url: str) -> str:
     """The host of an address, without its port."""
-    try:
-        return (urlsplit(url).hostname or "").lower()
-    except ValueError:
-        return ""
+    return (_split(url).hostname or "").lower()
 
 
-def _netloc(url: str) -> str:
-    """The host and port of an address; none of what is no address."""
+def _split(url: str) -> SplitResult:
+    """The parts of an address; none of what is no address."""
     try:
-        return urlsplit(url).netloc
+        return urlsplit(url)
     except ValueError:
-        return ""
+        return SplitResult("", "", "", "", "")
 
 
 def _add_headers(headers: MutableHeaders, path: str) -> None:

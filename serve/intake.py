@@ -19,9 +19,7 @@ from serve.refusals import LengthRequired, ServiceFull
 UPLOADS = "/v1/documents"
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 MAX_JSON_BYTES = 1024**2
-SILENCE_S = (
-    60.0  # of a body under way: a laptop that lost its network says no goodbye, and holds its share of the bound
-)
+SILENCE_S = 60.0  # in the middle of a body: who has lost the network says no goodbye, and holds a share of the bound
 SMALL_BYTES = 64 * 1024  # a body that is not worth counting: searches go on while uploads wait
 PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.intake:proxy_middlewares"}
 

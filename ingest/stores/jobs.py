@@ -298,37 +298,41 @@ class JobStore:
         claimed_at, now = time.monotonic(), self.now()
         with mongo_errors():
             found = self._jobs.find_one({"_id": job_id, "open": True})
-            seen = None if found is None else readable(found)
-            claimed = None if seen is None or not seen.claimable(now) else self._claim_one(seen, holder, now)
-        return None if claimed is None else HeldJob(self, claimed, claimed_at=claimed_at)
+            return self._take(found, holder, now=now, claimed_at=claimed_at)
 
     @fault_point("jobs.claim_cancelled")
     def claim_cancelled(self, holder: str, *, limit: int) -> list[HeldJob]:
         """Take jobs that shall be cancelled, so many at the most, each as `claim` would."""
         held: list[HeldJob] = []
-        for state in (JobState.QUEUED, JobState.RUNNING):
-            asked = {"open": True, "state": state, "cancel_requested_at": {"$gt": BEFORE_ALL}}
-            held += self._claim(asked, holder, limit=limit - len(held))
-        return held
-
-    def _claim(self, condition: Mapping[str, Any], holder: str, *, limit: int) -> list[HeldJob]:
-        """Take the claimable ones of these jobs, those first that have waited longest."""
-        claimed_at = time.monotonic()
-        now = self.now()
-        held: list[HeldJob] = []
         try:
-            with mongo_errors():
-                for candidate in self._jobs.find(condition).sort("available_at", ASCENDING):
-                    if len(held) == limit:
-                        break
-                    seen = readable(candidate)
-                    claimed = None if seen is None or not seen.claimable(now) else self._claim_one(seen, holder, now)
-                    if claimed is not None:
-                        held.append(HeldJob(self, claimed, claimed_at=claimed_at))
+            for state in (JobState.QUEUED, JobState.RUNNING):
+                asked = {"open": True, "state": state, "cancel_requested_at": {"$gt": BEFORE_ALL}}
+                for one in self._claim(asked, holder, limit=limit - len(held)):
+                    held.append(one)  # noqa: PERF402  # at once: what comes next may raise
         except StoreUnavailable:
             if not held:  # those that were claimed are to be worked on
                 raise
         return held
+
+    def _claim(self, condition: Mapping[str, Any], holder: str, *, limit: int) -> Iterator[HeldJob]:
+        """Take the claimable ones of these jobs, one after the other, those first that have waited longest."""
+        claimed_at, now = time.monotonic(), self.now()
+        with mongo_errors():
+            for record in self._jobs.find(condition).sort("available_at", ASCENDING):
+                if limit <= 0:
+                    return
+                held = self._take(record, holder, now=now, claimed_at=claimed_at)
+                if held is not None:
+                    limit -= 1
+                    yield held
+
+    def _take(
+        self, record: Mapping[str, Any] | None, holder: str, *, now: datetime, claimed_at: float
+    ) -> HeldJob | None:
+        """Claim the job as it was found; None when it is not claimable, or another claimer was first."""
+        seen = None if record is None else readable(record)
+        claimed = None if seen is None or not seen.claimable(now) else self._claim_one(seen, holder, now)
+        return None if claimed is None else HeldJob(self, claimed, claimed_at=claimed_at)
 
     def _claim_one(self, seen: Job, holder: str, now: datetime) -> Job | None:
         epoch = seen.lease.epoch + 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from ingest.errors import Category, LeaseLost
+from ingest.errors import Category, LeaseLost, StoreUnavailable
 from ingest.model import FailedPage, Failure, JobState, PageFailure, Stage, StageStatus
 from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
@@ -379,3 +379,27 @@ def test_the_last_write_is_the_newest_whoever_has_which_clock(
     held.settle(JobState.CANCELLED)
     assert held.job.state is JobState.CANCELLED
     assert raw(database, held.job.job_id)["updated_at"] >= ahead - timedelta(milliseconds=1)
+
+
+def test_what_was_claimed_before_the_store_fell_silent_is_worked_on(
+    jobs: JobStore, database: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A waiting job and an abandoned one shall be cancelled: the second claim fails, and the first is not forgotten."""
+    insert(jobs, "abandoned")
+    abandoned = claim(jobs, "dead").job.job_id
+    expire(database, abandoned)
+    waiting = insert(jobs, "waiting").job_id
+    for job_id in (abandoned, waiting):
+        jobs.request_cancel(job_id)
+    claim_one, claimed = jobs._claim_one, list[Any]()
+
+    def silent(*arguments: Any) -> Any:
+        if claimed:
+            raise StoreUnavailable("MongoDB does not answer.")
+        claimed.append(claim_one(*arguments))
+        return claimed[0]
+
+    monkeypatch.setattr(jobs, "_claim_one", silent)
+    assert [held.job.job_id for held in jobs.claim_cancelled("h", limit=9)] == [waiting]
+    with pytest.raises(StoreUnavailable):
+        jobs.claim_cancelled("h", limit=9)
