@@ -23,6 +23,7 @@ from cluster.work import OVERTIME_S, SOFT_STOP_S, meaning_of, within
 from ingest.errors import FanfoldError, WorkerCrashed, WorkTimeout
 from ingest.model import Revision
 from ingest.telemetry import get_logger
+from ingest.worktime import waiting
 
 BATCHES_IN_HAND = 4  # full batches that one embedder has: one is computed, others are read, tokenised or written
 STOP_SHARED_S = 10.0  # a cancelled batch may wait so long for a forward pass that others share
@@ -120,7 +121,9 @@ class EmbedderPool:
         self._waiting.append(turn)
         try:
             self._hand_out()
-            yield await turn.given
+            with waiting():
+                embedder = await turn.given
+            yield embedder
         finally:
             if turn in self._waiting:
                 self._waiting.remove(turn)

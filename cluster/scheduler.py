@@ -15,6 +15,7 @@ from itertools import count
 from typing import NamedTuple
 
 from ingest.turns import Priority
+from ingest.worktime import waiting
 
 WEIGHTS = {Priority.HIGH: 16, Priority.NORMAL: 4, Priority.LOW: 1}
 
@@ -100,7 +101,8 @@ class FairScheduler:
         self._tenants.setdefault(owner.tenant, _Tenant()).add(owner, turn)
         self._hand_out()
         try:
-            await turn
+            with waiting():
+                await turn
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._leave(owner, turn)

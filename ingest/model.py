@@ -154,6 +154,7 @@ class Attempt(Record):
     outcome: str | None = None
     error: Failure | None = None
     units_at_start: int = 0  # pages + batches durable when it began: shows whether attempts bring progress
+    worked_s: float = 0.0  # at work, as of its last write: see `ingest.worktime`
 
 
 class Lease(Record):
@@ -233,7 +234,7 @@ class Job(Record):
     failed_pages: list[FailedPage]
     pipeline: PipelineSpec
     available_at: AwareDatetime
-    deadline_at: AwareDatetime | None
+    deadline_at: AwareDatetime | None  # when its time is up, if it waits for no turn any more
     created_at: AwareDatetime
     updated_at: AwareDatetime
     pace: Pace | None = None
@@ -307,9 +308,8 @@ class Job(Record):
 
     @property
     def worked(self) -> timedelta:
-        """How long its attempts took so far, without the waiting between them."""
-        ends = ((attempt.started_at, attempt.ended_at or self.updated_at) for attempt in self.attempts)
-        return sum((ended_at - started_at for started_at, ended_at in ends), timedelta())
+        """How long its attempts were at work so far, without any waiting between them or for their turn."""
+        return timedelta(seconds=sum(attempt.worked_s for attempt in self.attempts))
 
     @property
     def sweep_due(self) -> bool:

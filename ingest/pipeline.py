@@ -6,10 +6,10 @@ cleans nothing up, because the next holder is already at work.
 """
 
 import asyncio
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
@@ -43,15 +43,15 @@ PAGE_TRIES = 2  # a page that fails is tried once more, in another process, befo
 MAX_DELAY_DOUBLINGS = 6
 GONE = "The document was deleted, or sent again, before this version was published."
 
-T = TypeVar("T")
 log = get_logger()
 
 
 class Engine(Protocol):
     """Runs `ingest.activities` somewhere else. Raises the activity's own error, or the `WorkError` that ended it.
 
-    Cancelling a call stops the work: when the cancellation returns, nothing of it runs any more. `alone` asks for a
-    node that no other page shares, so that a `NodeOutOfMemory` is this work's own doing.
+    Cancelling a call stops the work: when the cancellation returns, nothing of it runs any more. While a call waits for
+    its turn among other jobs' it says so by `worktime.waiting`. `alone` asks for a node that no other page shares, so
+    that a `NodeOutOfMemory` is this work's own doing.
     """
 
     def at_hand(self) -> int:
@@ -116,9 +116,9 @@ class Pipeline:
             await self._show_as_decided()
         elif not self._tenure.job.state.terminal:
             await self._prepare()
-            inspection = await self._within_limit(self._extract())
-            plan = await self._within_limit(self._embed())
-            await self._within_limit(self._store(plan))
+            inspection = await self._extract()
+            plan = await self._embed()
+            await self._store(plan)
             await self._publish(inspection, plan)
         await self._collect()
 
@@ -322,8 +322,7 @@ class Pipeline:
     def _may_try_again(self) -> bool:
         """Whether time and attempts are left. What is wrong with the document itself does not come here."""
         job = self._tenure.job
-        in_time = job.deadline_at is None or job.updated_at < job.deadline_at
-        return in_time and job.stalled_attempts < self._settings.max_attempts
+        return self._tenure.in_time and job.stalled_attempts < self._settings.max_attempts
 
     async def _requeue(self, failure: Failure) -> None:
         doublings = min(self._tenure.job.stalled_attempts, MAX_DELAY_DOUBLINGS)
@@ -356,19 +355,9 @@ class Pipeline:
         revision = self._revision
         return Checkpoints(self._stores.objects, revision.document_id, revision.pipeline, revision.missing_pages)
 
-    async def _within_limit(self, stage: Coroutine[Any, Any, T]) -> T:
-        """Do a stage's work. Raises `WorkTimeout` when it takes longer than FANFOLD_STAGE_TIMEOUT_S."""
-        limit = asyncio.timeout(self._settings.stage_timeout_s)
-        try:
-            async with limit:
-                return await stage
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise WorkTimeout(f"Stage {self._stage} took longer than FANFOLD_STAGE_TIMEOUT_S allows.") from None
-
     def _enter(self, stage: Stage) -> None:
         self._stage = stage
+        self._tenure.enter(stage)
         structlog.contextvars.bind_contextvars(stage=stage)
 
     async def _start(self, stage: Stage) -> None:

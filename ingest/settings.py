@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     page_memory_bytes: int = Field(
         2 * 1024**3, ge=64 * 1024**2, description="Memory that the work on one page may take beyond its models."
     )
-    job_timeout_s: float = Field(6 * 3600.0, gt=0, description="Longest work on one job, from its first claim.")
+    job_timeout_s: float = Field(6 * 3600.0, gt=0, description="Longest work on one job, in all its attempts.")
     stage_timeout_s: float = Field(4 * 3600.0, gt=0, description="Longest work on one stage in one attempt.")
     stall_timeout_s: float = Field(
         1800.0, gt=0, description="How long an attempt may get nothing done before it is given up."

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from ingest.endings import ended, happens
 from ingest.errors import CancelRequested, LeaseLost, NodeLost, StoreUnavailable, WorkTimeout
-from ingest.model import Job
+from ingest.model import Job, Stage
 from ingest.settings import Settings
 from ingest.stores.held import HeldJob
 from ingest.telemetry import get_logger
@@ -38,13 +38,26 @@ class Tenure:
         self.counts: dict[str, int] = {}  # of `Progress`; the heartbeat makes them durable
         self._settings = settings
         self._writing = asyncio.Lock()  # one write to the job at a time, so that `held.job` is always the newest
-        self._moved_at = self._read_at = time.monotonic()
+        self._stage: Stage | None = None
+        self._worktime = held.worktime
+        self._stage_began_s = self._moved_s = self._worktime.seconds
+        self._read_at = time.monotonic()
         self._hinted = asyncio.Event()
 
     @property
     def job(self) -> Job:
         """The job's record as of the last write."""
         return self.held.job
+
+    def enter(self, stage: Stage) -> None:
+        """From here on the limit of a stage counts."""
+        self._stage = stage
+        self._stage_began_s = self._worktime.seconds
+
+    @property
+    def in_time(self) -> bool:
+        """Whether the job has time left for work, in this attempt or in another."""
+        return self.held.worked.total_seconds() < self._settings.job_timeout_s
 
     async def while_held(self, work: Coroutine[Any, Any, None], *, limited: bool = True) -> None:
         """Do the work for as long as the lease is ours and (if `limited`) no cancel is asked for and time is left."""
@@ -103,7 +116,7 @@ class Tenure:
 
     def _check_stalled(self) -> None:
         """A lease is kept by work that gets on, not by a heartbeat beside work that does not."""
-        if time.monotonic() - self._moved_at >= self._settings.stall_timeout_s:
+        if self._worktime.seconds - self._moved_s >= self._settings.stall_timeout_s:
             raise WorkTimeout("Nothing moved for as long as FANFOLD_STALL_TIMEOUT_S allows.")
 
     def _check_limits(self) -> None:
@@ -113,8 +126,10 @@ class Tenure:
             return
         if job.cancel_requested_at is not None:
             raise CancelRequested("The job was cancelled.")
-        if job.deadline_at is not None and job.updated_at >= job.deadline_at:
+        if not self.in_time:
             raise WorkTimeout("The job took longer than FANFOLD_JOB_TIMEOUT_S allows.")
+        if self._stage and self._worktime.seconds - self._stage_began_s >= self._settings.stage_timeout_s:
+            raise WorkTimeout(f"Stage {self._stage} took longer than FANFOLD_STAGE_TIMEOUT_S allows.")
 
     async def flush(self) -> None:
         """Make the counters durable, if they rose since the last time."""
@@ -140,14 +155,15 @@ class Tenure:
         Work that is lost with its node is done again elsewhere, and counts as not tried: see MAX_NODES_LOST.
         """
         try:
-            for _ in range(MAX_NODES_LOST):
-                try:
-                    return await self._patiently(work, *args, **kwargs)
-                except NodeLost as error:
-                    log.warning("work was lost with its node", error=error.message)
-            return await self._patiently(work, *args, **kwargs)
+            with self._worktime.unit():
+                for _ in range(MAX_NODES_LOST):
+                    try:
+                        return await self._patiently(work, *args, **kwargs)
+                    except NodeLost as error:
+                        log.warning("work was lost with its node", error=error.message)
+                return await self._patiently(work, *args, **kwargs)
         finally:
-            self._moved_at = time.monotonic()
+            self._moved_s = self._worktime.seconds
 
     async def _patiently(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do the work again, with growing pauses, while a store does not answer: an outage is no fault of the job's.

@@ -22,6 +22,7 @@ from ingest.model import (
     Stage,
     StageStatus,
 )
+from ingest.worktime import WorkTime
 
 TERMINAL = tuple(state for state in JobState if state.terminal)
 
@@ -32,8 +33,8 @@ class Fence(Protocol):
     def now(self) -> datetime:
         """The database's clock."""
 
-    def lease_end(self) -> datetime:
-        """When a lease that is granted or renewed now runs out."""
+    def renewal(self, worked: timedelta) -> dict[str, Any]:
+        """What a renewal of the lease sets now, for a job that has been at work for so long."""
 
     def write_held(self, job_id: str, lease: Lease, update: Mapping[str, Any], only_if: Mapping[str, Any]) -> Job:
         """Write, if the job is still held under this lease. Raises `LeaseLost`."""
@@ -55,12 +56,13 @@ class HeldJob:
         self.job = job
         self._knowing = threading.Lock()
         self.renewed_at = claimed_at
+        self.worktime = WorkTime()  # each write records it
 
     @fault_point("jobs.renew")
     def renew(self) -> Job:
         """Push the lease's end away; the returned record shows a cancel request, if there is one."""
         asked_at = time.monotonic()
-        renewed = self._write({"lease.expires_at": self._queue.lease_end()})
+        renewed = self._write(self._queue.renewal(self.worked))
         self.renewed_at = asked_at
         return renewed
 
@@ -178,6 +180,12 @@ class HeldJob:
             return False
         return True
 
+    @property
+    def worked(self) -> timedelta:
+        """How long the job was at work, in this attempt and in earlier ones."""
+        earlier = sum(attempt.worked_s for attempt in self.job.attempts if attempt.epoch != self._lease.epoch)
+        return timedelta(seconds=earlier + self.worktime.seconds)
+
     def _stages_wait(self) -> dict[str, Any]:
         """A job that waits is in no stage; that publishing is decided stays."""
         stages = self.job.stages.items()
@@ -196,9 +204,16 @@ class HeldJob:
         return self._update({"$set": change}, **only_if)
 
     def _update(self, update: Mapping[str, Any], **only_if: Any) -> Job:
-        written = self._queue.write_held(self.job.job_id, self._lease, update, only_if)
+        written = self._queue.write_held(self.job.job_id, self._lease, self._with_worktime(update), only_if)
         self._know(written)
         return written
+
+    def _with_worktime(self, update: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The update, and how long the attempt has been at work; one that only collects what is left is none."""
+        last = len(self.job.attempts) - 1
+        if last < 0 or self.job.attempts[last].epoch != self._lease.epoch:
+            return update
+        return {**update, "$set": {**update.get("$set", {}), f"attempts.{last}.worked_s": self.worktime.seconds}}
 
     def _know(self, record: Job) -> None:
         """Keep the newest: a thread whose caller was cancelled may come back after the next one."""

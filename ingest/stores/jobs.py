@@ -382,6 +382,7 @@ class JobStore:
         """How long a silent holder keeps a job."""
         return self._lease_ttl
 
-    def lease_end(self) -> datetime:
-        """When a lease that is granted or renewed now runs out."""
-        return self.now() + self._lease_ttl
+    def renewal(self, worked: timedelta) -> dict[str, Any]:
+        """What a renewal of the lease sets now, for a job that has been at work for so long."""
+        now = self.now()
+        return {"lease.expires_at": now + self._lease_ttl, "deadline_at": now + self._job_timeout - worked}

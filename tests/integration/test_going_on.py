@@ -57,7 +57,7 @@ async def test_what_a_failed_job_left_is_collected_after_its_deadline(
         with pytest.raises(Killed):
             await bench.run(bench.claim(), failing("inspect", 0, CorruptPdf("It is damaged.")))
     past = bench.stores.jobs.now() - timedelta(hours=1)
-    expired = {"deadline_at": past, "lease.expires_at": past}
+    expired = {"attempts.0.worked_s": bench.settings.job_timeout_s, "lease.expires_at": past}
     database["jobs"].update_one({"_id": job.job_id}, {"$set": expired})
     slow_collect(monkeypatch)
     collected = await bench.run(bench.claim("next"))

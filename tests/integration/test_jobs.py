@@ -12,7 +12,8 @@ from ingest.errors import Category, LeaseLost, StoreUnavailable
 from ingest.model import FailedPage, Failure, JobState, PageFailure, Stage, StageStatus
 from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
-from tests.builders import TENANT, at_once, pipeline_named
+from ingest.worktime import waiting
+from tests.builders import NOON, TENANT, at_once, pipeline_named
 from tests.integration.queue import claim, claim_next, insert
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -239,19 +240,36 @@ def test_a_claim_does_not_take_a_job_that_was_just_closed(jobs: JobStore, databa
 
 
 def test_the_deadline_counts_work_and_no_waiting(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
-    """What earlier attempts took is gone from a job's time; what it waited between them, however long, is not."""
+    """What earlier attempts worked is gone from a job's time; what it waited between them, however long, is not."""
     job = insert(jobs)
     assert job.deadline_at is None
     first = claim(jobs).job
     assert first.deadline_at == first.attempts[0].started_at + timedelta(seconds=600)
     worked, waited = timedelta(seconds=30), timedelta(days=1)
     started_at = first.attempts[0].started_at - waited
-    lost = {"attempts.0.started_at": started_at, "updated_at": started_at + worked}
+    lost = {"attempts.0.started_at": started_at, "attempts.0.worked_s": worked.total_seconds(), "updated_at": NOON}
     expire(database, job.job_id)
     database["jobs"].update_one({"_id": job.job_id}, {"$set": lost})
     second = claim(jobs, "b").job
-    assert second.attempts[0].ended_at == started_at + worked
+    assert second.attempts[0].ended_at == NOON
     assert second.deadline_at == second.attempts[1].started_at + timedelta(seconds=600) - worked
+
+
+def test_every_write_records_how_long_the_attempt_was_at_work(jobs: JobStore) -> None:
+    """A holder that dies leaves what it had worked; a renewal moves the deadline by what it had waited."""
+    insert(jobs)
+    held = claim(jobs)
+    claimed_deadline = held.job.deadline_at
+    with held.worktime.unit(), waiting():
+        time.sleep(0.3)
+        renewed = held.renew()
+    assert renewed.attempts[0].worked_s == held.job.attempts[0].worked_s < 0.2
+    assert claimed_deadline is not None
+    assert renewed.deadline_at is not None
+    assert timedelta(seconds=0.1) < renewed.deadline_at - claimed_deadline < timedelta(seconds=0.5)
+    time.sleep(0.3)
+    held.report({"pages_done": 1})
+    assert 0.3 < held.job.attempts[0].worked_s < 0.5
 
 
 def test_progress_never_falls(jobs: JobStore, database: Database[dict[str, Any]]) -> None:

@@ -1,22 +1,23 @@
 """Limits of a job: the time that it, one of its stages, or nothing at all may take; and what a late thread may do."""
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from pymongo.database import Database
 
-from ingest.errors import LeaseLost
-from ingest.model import JobState, Stage
+from ingest.errors import Category, LeaseLost
+from ingest.model import Failure, JobState, Stage
 from ingest.revisions import roll_back
 from ingest.stores import Stores
 from ingest.tenure import Tenure
+from ingest.worktime import waiting
 from tests.builders import a_revision, axis_vectors, some_chunks
 from tests.integration.bench import Bench
 from tests.integration.engines import Hook
 
 DatabaseOf = Database[dict[str, Any]]
+A_FAILURE = Failure(category=Category.STORE, message="A store did not answer.", retryable=True)
 
 
 def hang_in(call: str) -> Hook:
@@ -29,16 +30,57 @@ def hang_in(call: str) -> Hook:
     return hang
 
 
-async def test_a_job_over_its_time_fails_and_is_not_tried_again(bench: Bench, database: DatabaseOf) -> None:
+@pytest.mark.parametrize("earlier_s", [0.0, 3600.0])
+async def test_a_job_over_its_time_fails_and_is_not_tried_again(
+    bench: Bench, database: DatabaseOf, earlier_s: float
+) -> None:
     """The job's limit counts the work of all its attempts; when it is used up no other attempt begins."""
     bench.submit()
-    held = bench.claim()
-    passed = bench.stores.jobs.now() - timedelta(seconds=1)
-    database["jobs"].update_one({"_id": held.job.job_id}, {"$set": {"deadline_at": passed}})
-    ended = await bench.run(held, hang_in("cut"))
+    bench.settings = bench.settings.model_copy(update={"job_timeout_s": earlier_s + 1.0})
+    first = bench.claim()
+    first.requeue(A_FAILURE, delay_s=0)
+    database["jobs"].update_one({"_id": first.job.job_id}, {"$set": {"attempts.0.worked_s": earlier_s}})
+    ended = await bench.run(bench.claim("next"), hang_in("cut"))
     assert ended.state is JobState.FAILED
     assert ended.error is not None
     assert "FANFOLD_JOB_TIMEOUT_S" in ended.error.message
+    assert earlier_s + 1 <= ended.worked.total_seconds() < earlier_s + 5
+
+
+@pytest.mark.parametrize("limit", ["job_timeout_s", "stage_timeout_s", "stall_timeout_s"])
+async def test_the_waiting_for_a_turn_counts_for_no_limit(bench: Bench, limit: str) -> None:
+    """A job whose pages wait longer for other jobs than its limit is long goes on, under the lease of its attempt."""
+    bench.submit()
+    bench.settings = bench.settings.model_copy(update={limit: 2.0})
+
+    async def waits_long(name: str, _number: int) -> None:
+        if name == "read_page":
+            with waiting():
+                await asyncio.sleep(4.0)
+
+    ended = await bench.run(bench.claim(), waits_long)
+    assert ended.state is JobState.SUCCEEDED
+    assert len(ended.attempts) == 1
+    assert ended.worked.total_seconds() < 2.0
+
+
+async def test_a_page_that_never_returns_counts_although_others_wait_behind_it(bench: Bench) -> None:
+    """The job is at work while any of its pages is."""
+    bench.submit()
+    bench.settings = bench.settings.model_copy(update={"stage_timeout_s": 1.0})
+    first = asyncio.Event()
+
+    async def hangs_or_waits(name: str, _number: int) -> None:
+        if name == "read_page" and not first.is_set():
+            first.set()
+            await asyncio.sleep(60)
+        elif name == "read_page":
+            with waiting():
+                await asyncio.sleep(60)
+
+    ended = await bench.run(bench.claim(), hangs_or_waits)
+    assert ended.attempts[0].error is not None
+    assert "FANFOLD_STAGE_TIMEOUT_S" in ended.attempts[0].error.message
 
 
 @pytest.mark.parametrize(

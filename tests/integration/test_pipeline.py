@@ -264,7 +264,7 @@ async def test_a_decided_publish_is_finished_however_many_attempts_it_took(bench
             await bench.run(held)
         _expire_leases(database)
     past = bench.stores.jobs.now() - timedelta(seconds=1)
-    asked = {"deadline_at": past, "cancel_requested_at": past}
+    asked = {"attempts.0.worked_s": bench.settings.job_timeout_s, "cancel_requested_at": past}
     database["jobs"].update_one({"_id": job.job_id}, {"$set": asked})
     ended = await bench.run(bench.claim("last"))
     assert ended.state is JobState.SUCCEEDED

@@ -231,6 +231,7 @@ def modelled() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("ingest.tenure", "ingest.stores.held", "ingest.stores.jobs", "ingest.submission"):
             patch.setattr(f"{module}.time", clock)
+        patch.setattr("ingest.worktime.time", SimpleNamespace(monotonic=lambda: 0.0))  # no limits are explored
         for module in ("ingest.tenure", "ingest.pipeline", "ingest.cancellation"):
             patch.setattr(f"{module}.log", MUTED)
         patch.setattr("ingest.pipeline.Tenure", ModelTenure)

@@ -25,6 +25,7 @@ SHOWN_ONLY = {  # instants by which nothing is decided, but for being there: one
     "since": START,
     "deleted_at": START,  # but for SWEEP_AGAIN, beside which what else passes is nothing
     "deadline_at": FAR,  # the limit of a job's time is not among what is explored
+    "worked_s": 0.0,
 }
 A_MOMENT = timedelta(milliseconds=1)  # between two requests for a sweep, although the clock stands still
 Unique = tuple[Callable[[Record], bool], tuple[str, ...]]

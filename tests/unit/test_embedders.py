@@ -14,6 +14,7 @@ from cluster import embedders
 from cluster.embedders import BATCHES_IN_HAND, STARTS, EmbedderPool
 from ingest.errors import ConfigurationError, ObjectMissing, WorkerCrashed, WorkTimeout
 from ingest.settings import Settings
+from ingest.worktime import WorkTime
 from tests.builders import a_revision
 
 FULL = 8
@@ -405,3 +406,22 @@ async def test_a_turn_that_could_not_be_handed_out_waits_no_longer(
             async with cluster.pool._turn("a", 1, alone=False):
                 pass
     assert cluster.pool._waiting == []
+
+
+async def test_the_waiting_for_an_embedder_costs_a_job_no_time(cluster: Cluster) -> None:
+    """Neither while one loads its model nor while others' batches fill it; its own batch does."""
+    time = WorkTime()
+
+    async def embed() -> None:
+        with time.unit():
+            await cluster.pool.embed(a_revision("d"), 0, FULL)
+
+    embedding = asyncio.create_task(embed())
+    await asyncio.sleep(0.3)
+    assert time.seconds < 0.1
+    cluster.actors[0].loaded()
+    await until(lambda: cluster.actors[0].calls)
+    await asyncio.sleep(0.3)
+    assert time.seconds > 0.2
+    await cluster.finish_all()
+    await embedding

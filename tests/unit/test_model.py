@@ -144,8 +144,8 @@ def test_without_a_pace_there_is_no_estimate() -> None:
 
 
 def test_work_is_counted_without_the_waiting_between_attempts() -> None:
-    """Two attempts of a minute, a day apart: two minutes of work; one that never said it ended, to its last write."""
-    first = an_attempt(1, units_at_start=0).model_copy(update={"ended_at": NOON + timedelta(minutes=1)})
-    second = an_attempt(2, units_at_start=0).model_copy(update={"started_at": NOON + timedelta(days=1)})
-    job = a_job(attempts=[first, second], updated_at=NOON + timedelta(days=1, minutes=1))
+    """Two attempts, a minute of work each, a day apart, and an hour of the second spent waiting: two minutes."""
+    first = an_attempt(1, units_at_start=0).model_copy(update={"worked_s": 60.0})
+    second = first.model_copy(update={"number": 2, "started_at": NOON + timedelta(days=1)})
+    job = a_job(attempts=[first, second], updated_at=NOON + timedelta(days=1, hours=1))
     assert job.worked == timedelta(minutes=2)
