@@ -247,7 +247,7 @@ class Pipeline:
     async def _publish(self, inspection: Inspection, plan: ChunkPlan) -> None:
         """Read both stores back, decide, then make the revision visible all at once."""
         self._enter(Stage.PUBLISH)
-        await self._tenure.ask(revisions.verify, self._stores, self._revision, plan.chunk_count)
+        await self._tenure.ask(revisions.confirm, self._stores, self._revision, plan.chunk_count)
         await self._tenure.flush()
         await self._tenure.write(self._tenure.held.decide_publish)
         await self._show(page_count=inspection.page_count, chunk_count=plan.chunk_count)

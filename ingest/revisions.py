@@ -17,12 +17,26 @@ def verify(stores: Stores, revision: Revision, chunk_count: int) -> None:
         )
 
 
+def confirm(stores: Stores, revision: Revision, chunk_count: int) -> None:
+    """Remove what earlier attempts wrote of this revision and this one did not write over, then `verify`.
+
+    Their rows are of other chunks: written late, after a change of settings.
+    """
+    if revision.epoch > 1:
+        _delete(stores, revision, up_to_epoch=revision.epoch - 1)
+    verify(stores, revision, chunk_count)
+
+
 def roll_back(stores: Stores, revision: Revision) -> None:
     """Remove what this attempt and those before it wrote of this revision from both stores, and count again.
 
     Rows of a later attempt stay: whoever calls this may have slept through its lease. Raises `StoreMismatch` when
     anything is still there.
     """
-    stores.catalog.delete_revision(revision.document_id, revision.number, up_to_epoch=revision.epoch)
-    stores.vectors.delete_revision(revision.document_id, revision.number, up_to_epoch=revision.epoch)
+    _delete(stores, revision, up_to_epoch=revision.epoch)
     verify(stores, revision, chunk_count=0)
+
+
+def _delete(stores: Stores, revision: Revision, *, up_to_epoch: int) -> None:
+    stores.catalog.delete_revision(revision.document_id, revision.number, up_to_epoch=up_to_epoch)
+    stores.vectors.delete_revision(revision.document_id, revision.number, up_to_epoch=up_to_epoch)

@@ -3,20 +3,21 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from pymongo import ASCENDING, DESCENDING, ReplaceOne
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from ingest import ids
-from ingest.errors import NotFound
+from ingest.errors import LeaseLost, NotFound, StoreUnavailable
 from ingest.faults import fault_point
 from ingest.metadata import Conditions, Metadata, mongo_filter
 from ingest.model import Chunk, Document, Revision, StoredChunk
 from ingest.stores.mongo import mongo_errors
 
 NO_CONDITIONS: Conditions = {}
+DUPLICATE_KEY = 11000  # mongo error_codes.yml
 
 
 class Catalog:
@@ -169,11 +170,27 @@ class Catalog:
 
     @fault_point("catalog.upsert_chunks")
     def upsert_chunks(self, revision: Revision, chunks: Sequence[Chunk]) -> None:
-        """Write the chunks under this revision, invisible until it is published; repeating changes nothing."""
+        """Write the chunks under this revision, invisible until it is published; repeating changes nothing.
+
+        Fenced by the revision's epoch: no chunk of a later attempt is replaced. Raises `LeaseLost` where there is one.
+        """
         records = [_chunk_record(revision, chunk) for chunk in chunks]
-        writes = [ReplaceOne({"_id": record["_id"]}, record, upsert=True) for record in records]
+        fence = {"epoch": {"$lte": revision.epoch}}
+        writes = [ReplaceOne({"_id": record["_id"], **fence}, record, upsert=True) for record in records]
         with mongo_errors():
-            self._chunks.bulk_write(writes, ordered=False)
+            try:
+                self._chunks.bulk_write(writes, ordered=False)
+            except BulkWriteError as error:
+                if any(failed["code"] != DUPLICATE_KEY for failed in error.details["writeErrors"]):
+                    raise
+                self._refuse_late(revision, error)
+
+    def _refuse_late(self, revision: Revision, error: BulkWriteError) -> NoReturn:
+        """Chunks are there that the fence hides, or that a twin of this attempt has just written."""
+        later = {"document_id": revision.document_id, "revision": revision.number, "epoch": {"$gt": revision.epoch}}
+        if self._chunks.find_one(later) is not None:
+            raise LeaseLost("A later attempt has written chunks of this revision.") from error
+        raise StoreUnavailable("Chunks were written twice at the same moment: to be written again.") from error
 
     @fault_point("catalog.chunk_ids")
     def chunk_ids(self, document_id: str, revision: int) -> set[str]:

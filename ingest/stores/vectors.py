@@ -104,11 +104,13 @@ class VectorStore:
     def upsert(self, revision: Revision, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
         """Write one point a chunk under this revision and wait until it is applied; repeating changes nothing.
 
-        `vectors` has the shape (len(chunks), dimension); the chunks' words are weighed here.
+        Fenced by the revision's epoch: no point of a later attempt is replaced (Qdrant 1.16 and later). `vectors` has
+        the shape (len(chunks), dimension); the chunks' words are weighed here.
         """
         points = [_point(revision, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+        fence = models.Filter(must=[_at_most("epoch", revision.epoch)])
         with _qdrant_errors():
-            self._client.upsert(self._collection, points=points, wait=True)
+            self._client.upsert(self._collection, points=points, wait=True, update_filter=fence)
 
     @fault_point("vectors.point_ids")
     def point_ids(self, document_id: str, revision: int) -> set[str]:

@@ -96,7 +96,7 @@ class QdrantServer:
         return {"operation_id": 0, "status": "completed"}
 
     def _upsert(self, name: str, body: models.PointsList) -> Any:
-        return self._call("upsert", name, body.points)
+        return self._call("upsert", name, body.points, update_filter=body.update_filter)
 
     def _delete(self, name: str, body: models.PointsSelector) -> Any:
         return self._call("delete", name, body)

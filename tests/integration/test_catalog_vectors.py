@@ -3,6 +3,7 @@
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 from pymongo.database import Database
 from qdrant_client import QdrantClient
+from tenacity import retry, retry_if_exception_type
 
 from ingest import ids
-from ingest.errors import NotFound
+from ingest.errors import LeaseLost, NotFound, StoreUnavailable
 from ingest.model import Document
 from ingest.points import Scope
+from ingest.revisions import confirm
 from ingest.stores import Stores
 from ingest.stores.catalog import Catalog
 from ingest.stores.vectors import VectorStore, collection_name
@@ -51,8 +54,13 @@ def test_writing_a_revision_again_changes_nothing(stores: Stores) -> None:
 
 
 def test_two_attempts_that_write_at_the_same_moment_leave_one_copy(stores: Stores) -> None:
-    """A zombie and its successor upsert the same ids: nothing is doubled."""
-    at_once(4, lambda _: stores.catalog.upsert_chunks(a_revision("d", 1), some_chunks(20)))
+    """Twins of one attempt upsert the same ids: nothing is doubled, and who is told so writes them again."""
+
+    @retry(retry=retry_if_exception_type(StoreUnavailable))
+    def upsert(_number: int) -> None:
+        stores.catalog.upsert_chunks(a_revision("d", 1), some_chunks(20))
+
+    at_once(4, upsert)
     assert stores.catalog.chunk_ids("d", 1) == set(ids.chunk_ids("d", 1, 20))
 
 
@@ -64,6 +72,33 @@ def test_a_rewritten_chunk_has_the_last_text(stores: Stores) -> None:
     publish(stores, "d", 1, chunk_count=1)
     chunk = stores.catalog.chunks(stores.catalog.document(TENANT, "d"), limit=9)[0]
     assert (chunk.chunk_id, chunk.text, chunk.first_page, chunk.token_count) == (ids.chunk_id("d", 1, 0), "new 0", 1, 4)
+
+
+def test_an_earlier_attempts_late_write_replaces_nothing(stores: Stores) -> None:
+    """Rows are fenced by the epoch that wrote them: what comes late is refused, and each row is the later attempt's."""
+    late, current = a_revision("d", epoch=1), a_revision("d", epoch=2)
+    stores.catalog.upsert_chunks(late, some_chunks(3, words="old"))
+    stores.catalog.upsert_chunks(current, some_chunks(3, words="new"))
+    stores.vectors.upsert(current, some_chunks(3), axis_vectors(3))
+    with pytest.raises(LeaseLost, match="later attempt"):
+        stores.catalog.upsert_chunks(late, some_chunks(3, words="old"))
+    stores.vectors.upsert(late, some_chunks(3), axis_vectors(3)[::-1])
+    found = stores.catalog.chunks_by_id(TENANT, list(ids.chunk_ids("d", 1, 3)))
+    assert {(chunk.text, chunk.epoch) for chunk in found.values()} == {("new 0", 2), ("new 1", 2), ("new 2", 2)}
+    nearest = stores.vectors.search(TENANT, list(axis_vectors(3)[0]), limit=1)
+    assert nearest[0].chunk_id == ids.chunk_id("d", 1, 0)
+
+
+def test_rows_that_an_earlier_attempt_left_beside_the_manifest_are_removed(stores: Stores) -> None:
+    """It had cut the text into more chunks, and wrote late: when the later attempt is confirmed they are gone."""
+    late, current = a_revision("d", epoch=1), a_revision("d", epoch=2)
+    for revision, count in ((current, 3), (late, 5)):
+        with suppress(LeaseLost):
+            stores.catalog.upsert_chunks(revision, some_chunks(count))
+        stores.vectors.upsert(revision, some_chunks(count), axis_vectors(count))
+    confirm(stores, current, 3)
+    manifest = set(ids.chunk_ids("d", 1, 3))
+    assert held_by(stores, "d", 1) == (manifest, manifest)
 
 
 def test_rolling_back_removes_one_revision_and_no_other(stores: Stores) -> None:

@@ -69,6 +69,17 @@ def test_the_client_has_every_method_that_the_store_uses(server: QdrantServer) -
     assert [name for name in QDRANT_METHODS if not callable(getattr(client, name, None))] == []
 
 
+def test_a_late_write_replaces_no_point_of_a_later_attempt(store: VectorStore) -> None:
+    """The fence goes over the wire with the points: what is searched is still what the later attempt wrote."""
+    late, current = a_revision("d", epoch=1), a_revision("d", epoch=2)
+    store.upsert(current, some_chunks(2), axis_vectors(2, dimension=DIMENSION))
+    store.upsert(late, some_chunks(3), axis_vectors(3, dimension=DIMENSION)[::-1])
+    store.delete_revision("d", 1, up_to_epoch=1)
+    assert store.point_ids("d", 1) == set(ids.chunk_ids("d", 1, 2))
+    nearest = store.search(TENANT, list(axis_vectors(2, dimension=DIMENSION)[0]), limit=1)
+    assert nearest[0].chunk_id == ids.chunk_id("d", 1, 0)
+
+
 def test_preparing_again_and_at_the_same_moment_changes_nothing(server: QdrantServer) -> None:
     """Any number of processes may start together, and again later: one collection, its indexes, and its points stay."""
     stores = [store_at(server) for _ in range(PROCESSES)]

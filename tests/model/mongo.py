@@ -136,7 +136,7 @@ class Collection:
 
     def bulk_write(self, writes: Sequence[Any], *, ordered: bool) -> Any:
         """As pymongo's, for `ReplaceOne` by id with upsert."""
-        return ask(self._table, "replace", tuple(write._doc for write in writes))
+        return ask(self._table, "replace", tuple(write._doc for write in writes), _fence(writes[0]._filter))
 
 
 class Database:
@@ -164,10 +164,13 @@ class Qdrant:
         """The one there is."""
         return SimpleNamespace(collections=[self._collection])
 
-    def upsert(self, _collection: str, *, points: Sequence[models.PointStruct], wait: bool) -> None:
+    def upsert(
+        self, _collection: str, *, points: Sequence[models.PointStruct], wait: bool, update_filter: models.Filter
+    ) -> None:
         """As Qdrant's."""
         assert wait
-        ask("points", "replace", tuple({"_id": point.id, **(point.payload or {})} for point in points))
+        records = tuple({"_id": point.id, **(point.payload or {})} for point in points)
+        ask("points", "replace", records, _condition(update_filter))
 
     def delete(self, _collection: str, *, points_selector: models.FilterSelector, wait: bool) -> None:
         """As Qdrant's."""
@@ -178,6 +181,11 @@ class Qdrant:
         """As Qdrant's; all on one page."""
         found = ask("points", "find", _condition(scroll_filter), {"_id": 1}, None, 0)
         return [SimpleNamespace(id=record["_id"], payload=None) for record in found], None
+
+
+def _fence(condition: Record) -> Record:
+    """What a record that is there must meet to be replaced, besides its id."""
+    return {path: wanted for path, wanted in condition.items() if path != "_id"}
 
 
 def _condition(given: Any) -> Record:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from ingest.errors import ObjectMissing
+from ingest.stores.catalog import DUPLICATE_KEY
 from tests.model.calls import Call, Raised
 from tests.model.mongo import Record, matches, ordered, updated, value_at
 
@@ -150,9 +151,17 @@ class Universe:
                 return after, outcome or getattr(after, table)[record["_id"]]
         return world, None
 
-    def _replace(self, world: World, table: str, records: Iterable[Record]) -> tuple[World, Any]:
+    def _replace(self, world: World, table: str, records: Iterable[Record], fence: Record) -> tuple[World, Any]:
+        """Each record in the place of the one of its id, if that meets the fence; MongoDB says which do not."""
+        refused = []
         for record in records:
-            world, _ = self._written(world, table, getattr(world, table).get(record["_id"], {}), record, None)
+            known = getattr(world, table).get(record["_id"], {})
+            if known and not matches(known, fence):
+                refused.append({"code": DUPLICATE_KEY})
+            else:
+                world, _ = self._written(world, table, known, record, None)
+        if refused and table == "chunks":
+            return world, Raised(BulkWriteError({"writeErrors": refused}))
         return world, None
 
     def _delete_many(self, world: World, table: str, condition: Record) -> tuple[World, Any]:

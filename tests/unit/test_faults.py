@@ -21,7 +21,7 @@ from ingest.stores.jobs import JobStore
 ROOT = Path(__file__).parents[2]
 START_UP_ONLY = {"prepare", "ping"}  # run before work is accepted, or to ask whether a store answers
 METRICS_ONLY = {"backlog"}
-NO_CALL_OF_ITS_OWN = {"write_held", "read_held", "lease_end", "at_hand"}  # HeldJob's methods and `now` carry the points
+NO_CALL_OF_ITS_OWN = {"write_held", "read_held", "renewal", "at_hand"}  # HeldJob's methods and `now` carry the points
 FSCK_ONLY = {"document_ids", "revisions", "unpublish", "open_jobs", "points", "collections_with", "names"}
 EXEMPT = START_UP_ONLY | METRICS_ONLY | NO_CALL_OF_ITS_OWN | FSCK_ONLY
 SUBMITS = {"remote"}
