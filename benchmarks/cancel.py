@@ -1,7 +1,8 @@
 """How long a cancel takes to be true: 50 of them, at random moments of a scanned document of 60 pages.
 
-What counts as running is every process that Ray has named after the document. The smallest OCR model is used, so that
-the moments fall into every stage.
+What counts as running is every process that Ray has named after the document. A batch that is embedded has none of its
+own: `cancelled`, which comes after it, is measured beside it. The smallest OCR model is used, so that the moments fall
+into every stage.
 """
 
 import random
@@ -108,11 +109,11 @@ def main() -> None:
     """Print the table."""
     moments = random.Random(1)  # noqa: S311  # moments, not secrets
     with tempfile.TemporaryDirectory() as directory, _bench(Path(directory, "home")) as bench:
-        scans = _scans(Path(directory))
-        whole_s = bench.duration_s(next(scans))
+        scanned = scans(Path(directory))
+        whole_s = bench.duration_s(next(scanned))
         stuck = (_stuck(Path(directory), number) for number in range(CANCELS))
         random_ones = [
-            _first(lambda: bench.cancel_after(next(scans), moments.uniform(0, whole_s)))
+            _first(lambda: bench.cancel_after(next(scanned), moments.uniform(0, whole_s)))
             for _ in track(range(CANCELS), "Cancelling")
         ]
         stuck_ones = [_first(lambda: bench.cancel_stuck(next(stuck))) for _ in range(STUCK_CANCELS)]
@@ -134,7 +135,7 @@ def _bench(home: Path) -> Iterator[Bench]:
         yield Bench(client, connect(service.blueprint))
 
 
-def _scans(directory: Path) -> Iterator[Path]:
+def scans(directory: Path) -> Iterator[Path]:
     """Documents of scanned pages, one after the other, all with the same pages and none with the same bytes."""
     build(directory / "samples")
     letters, scan = _mupdf.open(directory / "samples" / "letters.pdf"), _mupdf.open()

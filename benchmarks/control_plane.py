@@ -3,7 +3,8 @@
 The supervisor, the queue, the checkpoints and the embedded MongoDB are the real ones, and every page is a Ray task with
 its start, its limits and its end. What the tasks would do (inspect, OCR, cut) is left out, and a document without text
 has nothing to embed or store. So these are upper bounds: OCR is a hundred times slower. Nodes are simulated, several on
-this machine: that shows whether more of them cost the supervisor anything, not what they would add.
+this machine, with the same CPUs among them: that shows whether more of them cost the supervisor anything, not what they
+would add.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ from ingest.telemetry import configure_logging
 from ingest.turns import Priority
 
 RUNS = ((1, 10), (1, 100), (1, 1_000), (1, 10_000), (2, 10), (4, 10))  # nodes, jobs that wait
-CPUS_PER_NODE = 2
+CPUS = 4  # of the whole cluster, whatever nodes it has: as many tasks run at a time
 PAGES, JOBS = 1_000, 80
 WARM_UP_PAGES = 200  # every node's processes have started by then
 LIMIT_S = 60.0
@@ -177,9 +178,10 @@ class Bench:
 @contextmanager
 def _bench(nodes: int, depth: int) -> Iterator[Bench]:
     """A cluster of so many nodes, and so many jobs in the queue."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS_PER_NODE, "include_dashboard": False})
+    num_cpus = CPUS // nodes
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, "include_dashboard": False})
     for _ in range(nodes - 1):
-        cluster.add_node(num_cpus=CPUS_PER_NODE)
+        cluster.add_node(num_cpus=num_cpus)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     with tempfile.TemporaryDirectory() as directory:
         mongodb = EmbeddedMongoDB(Path(directory, "mongodb"))

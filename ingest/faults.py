@@ -4,10 +4,11 @@ Every call to a store and every submission to Ray carries a point's name (`@faul
 else: the method runs as it is written. Only in a process that calls `arm`, because `FANFOLD_FAULTS` names a plan, are
 the marked methods replaced by ones that look into the plan before and after the call.
 
-A plan is a JSON file, a list of `{"point": ..., "fault": ..., "hit": n, "argument": x, "times": m}`: the n-th call of
-that point in some process (1 unless given), with x among its arguments (any unless given), meets the fault. Each entry
-fires m times (1 unless given) in the whole cluster, whoever comes first: a process that is started again after a crash
-does not meet the same crash. What has fired leaves a file in the directory `PLAN.fired`.
+A plan is a JSON file, a list of `{"point": ..., "fault": ..., "hit": n, "argument": x, "process": t, "times": m}`: the
+n-th call of that point in some process (1 unless given), with x among its arguments and t in the title that Ray has
+given the process (any unless given), meets the fault. Each entry fires m times (1 unless given) in the whole cluster,
+whoever comes first: a process that is started again after a crash does not meet the same crash. What has fired leaves a
+file in the directory `PLAN.fired`.
 """
 
 import asyncio
@@ -126,7 +127,8 @@ class Armed:
         self._hits[point.name] += 1
         for entry in self._entries():
             meant = entry["point"] == point.name and entry.get("hit", 1) <= self._hits[point.name]
-            if meant and ("argument" not in entry or entry["argument"] in arguments):
+            meant = meant and ("argument" not in entry or entry["argument"] in arguments)
+            if meant and ("process" not in entry or entry["process"] in _title()):
                 fault = Fault(entry["fault"])
                 name = f"{point.name}={fault}"
                 again = (f"{name}.{number}" for number in range(2, entry.get("times", 1) + 1))
@@ -148,6 +150,11 @@ class Armed:
         except FileExistsError:
             return False
         return True
+
+
+def _title() -> str:
+    """What Ray has named this process after: `ray::ocr 0123abcd r1 page 7`."""
+    return Path("/proc/self/cmdline").read_text(encoding="utf-8", errors="replace")
 
 
 def _strike(point: FaultPoint, fault: Fault) -> None:

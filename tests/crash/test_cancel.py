@@ -1,5 +1,6 @@
 """Cancels that need seconds of real time: in native code, by the hundred, and what a stuck page costs the others."""
 
+import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.cancel import Bench, scans
 from cluster.flags import FLAGS_ACTOR
+from cluster.nodes import cluster_cpus
 from cluster.ports import free_port
 from cluster.service import running
 from ingest import ids
@@ -25,6 +28,7 @@ from tests.pdfs import SCAN, endless_page, pdf_of
 pytestmark = pytest.mark.slow
 PAGES, STUCK_PAGE = 10, 5
 QUEUED = 500
+CANCELS, LONGEST_BEFORE_S = 8, 30.0
 LOADING_S = 12.0  # of computing: more than the models take, far less than the page
 
 
@@ -58,6 +62,20 @@ def in_native_code(job: Job) -> psutil.Process:
     before_s = worker.cpu_times().user
     until(lambda: worker.cpu_times().user - before_s > LOADING_S)
     return worker
+
+
+def again(scan: Path, number: int) -> Path:
+    """The same pages, with bytes of their own."""
+    path = scan.with_stem(f"again-{number}")
+    path.write_bytes(scan.read_bytes() + f"\n% {number}\n".encode())
+    return path
+
+
+def seconds_for(cluster: Cluster, path: Path) -> float:
+    """How long the document takes, from upload to searchable."""
+    started_at = time.monotonic()
+    assert cluster.ingest(path).state is JobState.SUCCEEDED
+    return time.monotonic() - started_at
 
 
 @pytest.mark.timeout(600)
@@ -101,6 +119,15 @@ def test_a_cancel_ends_a_page_that_never_returns(cluster: Cluster, stuck: Path) 
     assert cluster.stores.objects.keys(ids.checkpoint_prefix(job.document_id)) == []
 
 
+def test_a_cancel_at_any_moment_is_true_within_two_seconds(cluster: Cluster, tmp_path: Path) -> None:
+    """A scanned document of 60 pages: hidden at once, nothing of it runs after 2 s, nothing is left when it is said."""
+    bench, documents = Bench(cluster.client, cluster.stores), scans(tmp_path)
+    moments = random.Random(4)  # moments, not secrets
+    cancels = [bench.cancel_after(next(documents), moments.uniform(0, LONGEST_BEFORE_S)) for _ in range(CANCELS)]
+    assert [(cancel.hits, cancel.left) for cancel in cancels if cancel is not None] == [(0, 0)] * CANCELS
+    assert max(cancel.quiet_s for cancel in cancels if cancel is not None) <= 2
+
+
 def test_a_cancel_needs_no_flag(cluster: Cluster, stuck: Path) -> None:
     """The actor that carries the hints is dead: the supervisor finds the request in MongoDB."""
     job = cluster.submit(stuck)
@@ -116,11 +143,14 @@ def test_a_cancel_needs_no_flag(cluster: Cluster, stuck: Path) -> None:
 def test_a_stuck_page_costs_its_neighbours_nothing_and_the_others_one_slot(
     cluster: Cluster, stuck: Path, scan: Path
 ) -> None:
-    """While it is stuck another document gets through; then its nine neighbours are searchable, its slot is free."""
+    """While it is stuck others are read by one process less; then its neighbours are searchable, its slot is free."""
+    cluster.ingest(again(scan, 1))  # every process has its models
+    alone_s = seconds_for(cluster, again(scan, 2))
     job = cluster.submit(stuck)
     in_native_code(job)
-    other = cluster.ingest(scan)
-    assert other.state is JobState.SUCCEEDED
+    beside_s = seconds_for(cluster, again(scan, 3))
+    assert cluster_cpus() == 2
+    assert beside_s < 2 * 1.25 * alone_s
     assert not cluster.client.job(job.job_id).state.terminal
     ended = cluster.finish(job.job_id)
     assert ended.state is JobState.PARTIALLY_SUCCEEDED

@@ -6,99 +6,39 @@ of them may be run at a time (`-k roster`, `--last-failed`): the report is writt
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayError
 
+from cluster.composition import Blueprint
 from cluster.flags import raise_flag
+from cluster.supervisor import start_supervisors
 from ingest import ids
 from ingest.faults import Fault
 from ingest.model import JobState
 from serve.client import ServiceError
 from serve.schemas import JobView
 from tests.checks import assert_nothing_left, assert_published_exactly, chunk_texts
-from tests.crash.faulty import NOT_HERE, POINTS, Entry, FaultyCluster
+from tests.crash.faulty import FaultyCluster
 from tests.crash.outcomes import KEPT, Outcomes, sources
 from tests.crash.processes import until
-from tests.pdfs import SCAN, encrypted_pdf, pdf_of
+from tests.crash.schedule import DETOURS, HINTED, REPORT, Schedule, Way, report, schedules
+from tests.pdfs import SCAN, encrypted_pdf, pdf_of, with_damaged_page
 
-REPORT = Path(__file__).parents[2] / "docs" / "crash-report.md"
 PROSE = "The pilot climbs aboard from the cutter before the bar, and takes the wheel until the anchor is down. "
 PAGES = (PROSE * 12, SCAN)  # two chunks, each a batch
-FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.ERROR, Fault.LOST_REPLY)
-
-
-class Way(StrEnum):
-    """What becomes of the schedule's document."""
-
-    PUBLISHED = "published"
-    REFUSED = "refused"  # it cannot be read: rolled back, nothing kept
-    CANCELLED = "cancelled"  # when all its rows are written; then retried, and published
-    UNCLAIMED = "cancelled unclaimed"  # and its retry too, whose retry is published
-    DELETED = "deleted"  # after it was published
-
-
-OTHER_WAYS = {
-    "catalog.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
-    "catalog.delete_revision": (Way.CANCELLED,),
-    "catalog.tombstone": (Way.DELETED,),
-    "jobs.cancel_unclaimed": (Way.UNCLAIMED,),
-    "jobs.close": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED, Way.DELETED),
-    "jobs.reopen_due": (Way.DELETED,),
-    "jobs.request_cancel": (Way.CANCELLED,),
-    "jobs.request_sweep": (Way.DELETED,),
-    "jobs.settle": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED),
-    "jobs.was_worked_on": (Way.UNCLAIMED,),
-    "objects.delete": (Way.PUBLISHED, Way.CANCELLED, Way.DELETED),
-    "vectors.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
-    "vectors.delete_revision": (Way.CANCELLED,),
-}
-DETOURS = {  # what must happen before the point is reached
-    "jobs.requeue": {"point": "ray.cut", "fault": Fault.ERROR},
-    "jobs.renew": {"point": "ray.cut", "fault": Fault.DELAY},
-    "jobs.look": {"point": "ray.cut", "fault": Fault.DELAY},
-}
-HINTED = {"jobs.look", "jobs.claim_cancelled"}
-TIME_TO_CANCEL = [
+SAID = {"author": "the pilot"}  # of each document
+NO_CLAIM = {"point": "jobs.waiting", "fault": Fault.DELAY, "times": 8}  # for a while
+STORED_FOR_A_WHILE = [
     {"point": "catalog.chunk_ids", "fault": Fault.DELAY},
     {"point": "jobs.decide_publish", "fault": Fault.DELAY},
 ]
-
-
-SAID = {"author": "the pilot"}  # of each document
-NO_CLAIM = {"point": "jobs.waiting", "fault": Fault.DELAY, "times": 8}  # for a while
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """One fault at one point, on a document's way."""
-
-    point: str
-    fault: Fault
-    way: Way
-
-    @property
-    def name(self) -> str:
-        """Tells it from all others."""
-        return f"{self.point}-{self.way}-{self.fault}"
-
-    @property
-    def entry(self) -> Entry:
-        """Of the plan."""
-        return {"point": self.point, "fault": self.fault}
-
-
-def schedules() -> list[Schedule]:
-    """All of them."""
-    return [
-        Schedule(name, fault, way)
-        for name in POINTS
-        for way in OTHER_WAYS.get(name, (Way.PUBLISHED,))
-        for fault in FAULTS
-    ]
+NOT_HEARD = {"jobs.postpone_notice": [500]}  # what the webhook answers first
+TOLD_S = 60.0  # a notice that was taken, and not ended, is sent again after half of this
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +47,7 @@ def outcomes() -> Iterator[Outcomes]:
     found = Outcomes(KEPT / f"{sources()}.json")
     yield found
     if all(found.last(schedule.name) for schedule in schedules()):
-        REPORT.write_text(_report(found), encoding="utf-8")
+        REPORT.write_text(report(found), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +69,7 @@ def test_a_fault_anywhere_ends_exact(
 ) -> None:
     """Killed, refused or unanswered at this point: every job ends, and the stores hold what they must and no more."""
     outcomes.begin(schedule.name)
+    faulty.receiver.statuses[:] = NOT_HEARD.get(schedule.point, [])
     match schedule.way:
         case Way.PUBLISHED:
             detour = [DETOURS[schedule.point]] if schedule.point in DETOURS else []
@@ -138,7 +79,7 @@ def test_a_fault_anywhere_ends_exact(
             faulty.follow([schedule.entry])
             _assert_refused(faulty, _ingested(faulty, schedule, _document(tmp_path, encrypted_pdf())))
         case Way.CANCELLED:
-            faulty.follow(TIME_TO_CANCEL)
+            faulty.follow(STORED_FOR_A_WHILE)
             _assert_published(faulty, _cancelled_and_retried(faulty, schedule, _document(tmp_path)), undisturbed)
         case Way.UNCLAIMED:
             faulty.follow([NO_CLAIM, schedule.entry])
@@ -146,6 +87,13 @@ def test_a_fault_anywhere_ends_exact(
         case Way.DELETED:
             faulty.follow([])
             _assert_deleted(faulty, _published_and_deleted(faulty, schedule, _document(tmp_path)))
+        case Way.PARTIAL:
+            faulty.follow([schedule.entry])
+            broken = with_damaged_page(pdf_of([*PAGES, "Gone."]), len(PAGES) + 1)
+            _assert_partial(faulty, _ingested(faulty, schedule, _document(tmp_path, broken)), undisturbed)
+        case Way.RESTARTED:
+            faulty.follow(STORED_FOR_A_WHILE)
+            _assert_published(faulty, _restarted(faulty, schedule, _document(tmp_path)), undisturbed)
     faulty.assert_recovered()
     outcome = "exact" if faulty.meets(schedule.entry) else "not reached"
     faulty.assert_recovered()
@@ -206,6 +154,26 @@ def _published_and_deleted(faulty: FaultyCluster, schedule: Schedule, path: Path
     return job
 
 
+def _restarted(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView:
+    """Its supervisor is stopped while all its rows are written, and another one goes on, for `repin` with new names."""
+    submitted = faulty.ask(lambda: faulty.client.submit(path))
+    until(lambda: faulty.ask(lambda: faulty.client.job(submitted.job_id)).progress.chunks_stored)
+    faulty.add([schedule.entry])
+    other = schedule.point == "jobs.repin"
+    with suppress(RayError):  # it met the fault before it said that it works: Ray starts it again
+        start_supervisors(_renamed(faulty.blueprint) if other else faulty.blueprint)
+    job = faulty.ended(submitted.job_id)
+    if other:
+        start_supervisors(faulty.blueprint)
+    return job
+
+
+def _renamed(blueprint: Blueprint) -> Blueprint:
+    """The same work under other fingerprints: what was made under the former ones is not used."""
+    pipeline = blueprint.pipeline
+    return replace(blueprint, pipeline=pipeline.model_copy(update={"chunk": f"{pipeline.chunk}0", "embed": "another"}))
+
+
 def _is_swept(faulty: FaultyCluster, job: JobView) -> bool:
     """Whether its next sweep is one that waits for late writes, so that the first has been."""
     known = faulty.stores.jobs.job("default", job.job_id)
@@ -230,6 +198,14 @@ def _assert_published(faulty: FaultyCluster, job: JobView, undisturbed: list[str
     assert job.document_id in {one.document_id for one in newest}
 
 
+def _assert_partial(faulty: FaultyCluster, job: JobView, undisturbed: list[str]) -> None:
+    """The other pages are there, word for word; what a retry needs is kept."""
+    assert job.state is JobState.PARTIALLY_SUCCEEDED
+    assert [page.page_number for page in job.failed_pages] == [len(PAGES) + 1]
+    assert_published_exactly(faulty.stores, job, complete=False)
+    assert [chunk.text for chunk in faulty.ask(lambda: list(faulty.client.chunks(job.document_id)))] == undisturbed
+
+
 def _assert_refused(faulty: FaultyCluster, job: JobView) -> None:
     """Failed, and nothing is kept of what can never be read."""
     assert job.state is JobState.FAILED
@@ -244,30 +220,9 @@ def _assert_deleted(faulty: FaultyCluster, job: JobView) -> None:
         faulty.ask(lambda: faulty.client.document(job.document_id))
 
 
-def _report(outcomes: Outcomes) -> str:
-    last = {schedule: outcomes.last(schedule.name) for schedule in schedules()}
-    ran = [outcome for outcome in last.values() if outcome != "not reached"]
-    again = outcomes.run_again()
-    lines = [
-        "# Crash report",
-        "",
-        "Written by `make crash`: each row is a fault point on a document's way, each column a fault. One real run",
-        "each, in a running cluster: the process that meets the fault is killed with SIGKILL, refused, or not",
-        "answered; then the document goes on to its end, and the invariants are checked, of every document so far.",
-        "",
-        "*published*: MongoDB's chunk ids = Qdrant's point ids = the manifest, every text is word for word that of an",
-        "undisturbed run, nothing is left over. *refused*: no row, no object. *cancelled*, when all rows are written:",
-        "no row, no checkpoint, and its retry is published. *cancelled unclaimed*: at once, twice in a row, then",
-        "published. *deleted*: hidden at once, swept.",
-        "",
-        f"{len(ran)} schedules run, {ran.count('VIOLATED')} violations. The sources: `{sources()}`, a hash over them.",
-        "",
-        *(["Run again, with another outcome:", "", *(f"- {one}" for one in again), ""] if again else []),
-        "| point | the document is | " + " | ".join(FAULTS) + " |",
-        "|---|---|" + "---|" * len(FAULTS),
-    ]
-    for point, way in dict.fromkeys((schedule.point, schedule.way) for schedule in schedules()):
-        cells = [str(last[Schedule(point, fault, way)]) for fault in FAULTS]
-        lines.append(f"| `{point}` | {way} | " + " | ".join(cells) + " |")
-    lines += ["", "Elsewhere:", "", *(f"- `{point}` {why}" for point, why in NOT_HERE.items()), ""]
-    return "\n".join(lines)
+@pytest.mark.slow
+def test_every_end_is_told(faulty: FaultyCluster) -> None:
+    """Whatever has struck: of each job that has ended the webhook has heard, at least once."""
+    jobs = faulty.stores.jobs.find("default", limit=1_000_000)
+    until(lambda: all(f"{job.job_id}.{job.state}" in faulty.receiver.heard for job in jobs), TOLD_S)
+    assert jobs

@@ -22,6 +22,7 @@ from tests.pdfs import SCAN, encrypted_pdf, pdf_of
 
 SEEDS = range(16)
 FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.ERROR, Fault.LOST_REPLY, Fault.DELAY)
+STRUCK = [point for point in POINTS if point != "activities.read_page"]  # with `ray.read_page`, two end a page
 MOST_FAULTS = 4
 LATEST_HIT = 3
 DOCUMENTS = 4  # beside one that cannot be read
@@ -51,7 +52,7 @@ class Schedule:
     def of(cls, seed: int) -> "Schedule":
         """The seed's schedule, always the same."""
         chance = random.Random(seed)
-        points = chance.sample(POINTS, chance.randint(2, MOST_FAULTS))
+        points = chance.sample(STRUCK, chance.randint(2, MOST_FAULTS))
         faults = [
             {"point": point, "fault": chance.choice(FAULTS), "hit": chance.randint(1, LATEST_HIT)} for point in points
         ]
@@ -70,7 +71,7 @@ def test_seeds_are_schedules_that_reach_everything() -> None:
     many = [Schedule.of(seed) for seed in range(5_000)]
     assert many[:20] == [Schedule.of(seed) for seed in range(20)]
     assert {(fault["point"], fault["fault"]) for one in many for fault in one.faults} == {
-        (point, fault) for point in POINTS for fault in FAULTS
+        (point, fault) for point in STRUCK for fault in FAULTS
     }
     assert {wish for one in many for wish, _ in one.wishes} == set(Wish)
 

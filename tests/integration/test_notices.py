@@ -5,10 +5,8 @@ import hashlib
 import hmac
 import json
 import re
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +22,12 @@ from ingest.stores.jobs import JobStore
 from tests.builders import TENANT
 from tests.integration.bench import Bench
 from tests.integration.queue import claim, insert
+from tests.receiver import Receiver
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 DatabaseOf = Database[dict[str, Any]]
 SECRET = SecretStr("a secret that only both ends know")
 BROKEN = Failure(category=WorkerCrashed.category, message="It died.", retryable=True)
-
-
-class Receiver:
-    """A web server that takes notices; `statuses` are its answers, in order, then 204."""
-
-    def __init__(self) -> None:
-        self.statuses: list[int] = []
-        self.calls: list[tuple[str, dict[str, str], bytes]] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.calls.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 204)
-                self.send_header("Location", "/inside")
-                self.end_headers()
-
-            def log_message(self, *_args: object) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 @pytest.fixture

@@ -167,6 +167,22 @@ def test_arming_twice_is_arming_once(plan: Callable[..., Path]) -> None:
     assert thing.add() == 2
 
 
+def test_a_fault_may_be_meant_for_one_kind_of_process(
+    plan: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known by its title, which changes with what it does: until then the call is as ever."""
+    title = "ray::cut 0123abcd r1"
+    monkeypatch.setattr(faults, "_title", lambda: title)
+    owner = counter()
+    faults.arm(plan({"point": "counter.add", "fault": "error", "process": "ray::store"}), [owner])
+    thing = owner()
+    assert thing.add() == 1
+    title = "ray::store 0123abcd r1 batch 0"
+    with pytest.raises(StoreUnavailable):
+        thing.add()
+    assert thing.calls == 1
+
+
 @pytest.mark.parametrize(("fault", "said"), [("crash_before", ""), ("crash_after", "applied\n")])
 def test_a_crash_is_a_sigkill_that_only_the_first_process_meets(
     plan: Callable[..., Path], fault: str, said: str

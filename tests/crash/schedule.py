@@ -1,0 +1,127 @@
+"""What `make crash` goes through: every point, in the processes that come to it, times every fault; and its report."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from ingest.faults import Fault
+from tests.crash.faulty import NOT_HERE, POINTS, Entry
+from tests.crash.outcomes import Outcomes, sources
+
+REPORT = Path(__file__).parents[2] / "docs" / "crash-report.md"
+FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.ERROR, Fault.LOST_REPLY)
+
+
+class Way(StrEnum):
+    """What becomes of the schedule's document."""
+
+    PUBLISHED = "published"
+    REFUSED = "refused"  # it cannot be read: rolled back, nothing kept
+    CANCELLED = "cancelled"  # when all its rows are written; then retried, and published
+    UNCLAIMED = "cancelled unclaimed"  # and its retry too, whose retry is published
+    DELETED = "deleted"  # after it was published
+    PARTIAL = "published in part"  # one of its pages is broken
+    RESTARTED = "published after a restart"  # of the supervisor, when all its rows are written
+
+
+OTHER_WAYS = {
+    "catalog.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
+    "catalog.delete_revision": (Way.CANCELLED,),
+    "catalog.tombstone": (Way.DELETED,),
+    "jobs.cancel_unclaimed": (Way.UNCLAIMED,),
+    "jobs.record_failed_pages": (Way.PARTIAL,),
+    "jobs.release": (Way.RESTARTED,),
+    "jobs.repin": (Way.RESTARTED,),
+    "jobs.close": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED, Way.DELETED),
+    "jobs.reopen_due": (Way.DELETED,),
+    "jobs.request_cancel": (Way.CANCELLED,),
+    "jobs.request_sweep": (Way.DELETED,),
+    "jobs.settle": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED),
+    "jobs.was_worked_on": (Way.UNCLAIMED,),
+    "roster.leave": (Way.RESTARTED,),
+    "objects.delete": (Way.PUBLISHED, Way.CANCELLED, Way.DELETED),
+    "vectors.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
+    "vectors.delete_revision": (Way.CANCELLED,),
+}
+DETOURS = {  # what must happen before the point is reached
+    "jobs.requeue": {"point": "ray.cut", "fault": Fault.ERROR},
+    "jobs.renew": {"point": "ray.cut", "fault": Fault.DELAY},
+    "jobs.look": {"point": "ray.cut", "fault": Fault.DELAY},
+}
+HINTED = {"jobs.look", "jobs.claim_cancelled"}
+PROCESSES = {  # what Ray names them after
+    "embedder": "EmbedderActor",
+    "page's worker": "ray::ocr",
+    "chunker": "ray::cut",
+    "writer": "ray::store",
+}
+IN_PROCESS = (  # else whichever process comes first meets the fault
+    ("objects.exists", "embedder"),
+    ("objects.open", "embedder"),
+    ("objects.put", "embedder"),
+    ("objects.put", "page's worker"),
+    ("objects.put", "chunker"),
+    ("objects.get", "writer"),
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One fault at one point, on a document's way."""
+
+    point: str
+    fault: Fault
+    way: Way = Way.PUBLISHED
+    process: str = ""
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others."""
+        where = f"-{self.process}" if self.process else ""
+        return f"{self.point}{where}-{self.way}-{self.fault}"
+
+    @property
+    def entry(self) -> Entry:
+        """Of the plan."""
+        meant = {"process": PROCESSES[self.process]} if self.process else {}
+        return {"point": self.point, "fault": self.fault, **meant}
+
+
+def schedules() -> list[Schedule]:
+    """All of them."""
+    anywhere = [(point, way, "") for point in POINTS for way in OTHER_WAYS.get(point, (Way.PUBLISHED,))]
+    rows = [*anywhere, *((point, Way.PUBLISHED, process) for point, process in IN_PROCESS)]
+    return [Schedule(point, fault, way, process) for point, way, process in rows for fault in FAULTS]
+
+
+def report(outcomes: Outcomes) -> str:
+    """The table, when each schedule has an outcome."""
+    last = {schedule: outcomes.last(schedule.name) for schedule in schedules()}
+    ran = [outcome for outcome in last.values() if outcome != "not reached"]
+    again = outcomes.run_again()
+    lines = [
+        "# Crash report",
+        "",
+        "Written by `make crash`: each row is a fault point on a document's way, each column a fault. One real run",
+        "each, in a running cluster: the process that meets the fault is killed with SIGKILL, refused, or not",
+        "answered; then the document goes on to its end, and the invariants are checked, of every document so far.",
+        "",
+        "*published*: MongoDB's chunk ids = Qdrant's point ids = the manifest, every text is word for word that of an",
+        "undisturbed run, nothing is left over. *refused*: no row, no object. *cancelled*, when all rows are written:",
+        "no row, no checkpoint, and its retry is published. *cancelled unclaimed*: at once, twice in a row, then",
+        "published. *deleted*: hidden at once, swept. *published in part*: but for a broken page. *published after a",
+        "restart*: its supervisor is stopped when all rows are written, for `jobs.repin` by one with other settings.",
+        "",
+        f"{len(ran)} schedules run, {ran.count('VIOLATED')} violations. The sources: `{sources()}`, a hash over them.",
+        "",
+        *(["Run again, with another outcome:", "", *(f"- {one}" for one in again), ""] if again else []),
+        "| point | the document is | " + " | ".join(FAULTS) + " |",
+        "|---|---|" + "---|" * len(FAULTS),
+    ]
+    rows = dict.fromkeys((schedule.point, schedule.way, schedule.process) for schedule in schedules())
+    for point, way, process in rows:
+        cells = [str(last[Schedule(point, fault, way, process)]) for fault in FAULTS]
+        where = f"`{point}` in the {process}" if process else f"`{point}`"
+        lines.append(f"| {where} | {way} | " + " | ".join(cells) + " |")
+    lines += ["", "Elsewhere:", "", *(f"- `{point}` {why}" for point, why in NOT_HERE.items()), ""]
+    return "\n".join(lines)
