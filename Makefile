@@ -48,7 +48,8 @@ corpus: $(READY)  ## Ingest every PDF of the robustness corpus (../shared/corpus
 crash: $(READY)  ## Kill real processes: every fault point times every fault; writes docs/crash-report.md (long)
 	$(BIN)/pytest -m slow tests/model
 	$(BIN)/pytest -m slow tests/nodes
-	$(BIN)/pytest -m slow tests/crash --ignore tests/crash/test_matrix.py --ignore tests/crash/test_schedules.py
+	$(BIN)/pytest -m slow tests/crash --deselect tests/crash/test_matrix.py --deselect tests/crash/test_matrix_s3.py --deselect tests/crash/test_schedules.py
+	$(BIN)/pytest -m slow tests/crash/test_matrix_s3.py
 	$(BIN)/pytest -m slow tests/crash/test_matrix.py tests/crash/test_schedules.py
 
 bench: $(READY)  ## Measure: against a plain loop over the same libraries

@@ -12,6 +12,8 @@ from ingest.settings import Settings
 from serve.client import Client
 from tests.clusters import Cluster
 from tests.crash.faulty import FaultyCluster, running_faulty
+from tests.crash.outcomes import KEPT, Outcomes, sources
+from tests.crash.schedule import REPORT, report, schedules
 from tests.pdfs import pdf_of
 from tests.s3_server import CREDENTIALS, S3Server
 
@@ -25,6 +27,15 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
     """A cluster that follows a plan of faults, started once."""
     with running_faulty(tmp_path_factory.mktemp("faulty")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[Outcomes]:
+    """What became of each schedule; written to the report at the end, if all of them ran."""
+    found = Outcomes(KEPT / f"{sources()}.json")
+    yield found
+    if all(found.last(schedule.name) for schedule in schedules()):
+        REPORT.write_text(report(found), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

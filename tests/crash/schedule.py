@@ -1,6 +1,6 @@
 """What `make crash` goes through: every point, in the processes that come to it, times every fault; and its report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -73,12 +73,19 @@ class Schedule:
     fault: Fault
     way: Way = Way.PUBLISHED
     process: str = ""
+    on_s3: bool = False
 
     @property
     def name(self) -> str:
         """Tells it from all others."""
-        where = f"-{self.process}" if self.process else ""
+        where = f"-{self.process}" if self.process else "-s3" if self.on_s3 else ""
         return f"{self.point}{where}-{self.way}-{self.fault}"
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Of the report: the point, and what becomes of the document."""
+        where = f" in the {self.process}" if self.process else " on S3" if self.on_s3 else ""
+        return f"`{self.point}`{where}", self.way
 
     @property
     def entry(self) -> Entry:
@@ -87,11 +94,13 @@ class Schedule:
         return {"point": self.point, "fault": self.fault, **meant}
 
 
-def schedules() -> list[Schedule]:
-    """All of them."""
-    anywhere = [(point, way, "") for point in POINTS for way in OTHER_WAYS.get(point, (Way.PUBLISHED,))]
-    rows = [*anywhere, *((point, Way.PUBLISHED, process) for point, process in IN_PROCESS)]
-    return [Schedule(point, fault, way, process) for point, way, process in rows for fault in FAULTS]
+def schedules(*, on_s3: bool | None = None) -> list[Schedule]:
+    """All of them, or those where the objects are on S3, or those where they are in a directory."""
+    anywhere = [(point, way) for point in POINTS for way in OTHER_WAYS.get(point, (Way.PUBLISHED,))]
+    found = [Schedule(point, fault, way) for point, way in anywhere for fault in FAULTS]
+    found += [Schedule(point, fault, process=process) for point, process in IN_PROCESS for fault in FAULTS]
+    found += [replace(one, on_s3=True) for one in found if one.point.startswith("objects.") and not one.process]
+    return [one for one in found if on_s3 in {None, one.on_s3}]
 
 
 def report(outcomes: Outcomes) -> str:
@@ -118,10 +127,9 @@ def report(outcomes: Outcomes) -> str:
         "| point | the document is | " + " | ".join(FAULTS) + " |",
         "|---|---|" + "---|" * len(FAULTS),
     ]
-    rows = dict.fromkeys((schedule.point, schedule.way, schedule.process) for schedule in schedules())
-    for point, way, process in rows:
-        cells = [str(last[Schedule(point, fault, way, process)]) for fault in FAULTS]
-        where = f"`{point}` in the {process}" if process else f"`{point}`"
-        lines.append(f"| {where} | {way} | " + " | ".join(cells) + " |")
+    rows: dict[tuple[str, str], list[str]] = {}
+    for schedule, outcome in last.items():
+        rows.setdefault(schedule.row, []).append(str(outcome))
+    lines += [f"| {where} | {way} | " + " | ".join(cells) + " |" for (where, way), cells in rows.items()]
     lines += ["", "Elsewhere:", "", *(f"- `{point}` {why}" for point, why in NOT_HERE.items()), ""]
     return "\n".join(lines)
