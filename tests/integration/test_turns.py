@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,7 @@ from tests.conftest import PIPELINE
 from tests.integration.queue import insert
 
 SLOTS = 4
+MIB = 1024**2
 
 
 class StubEngine:
@@ -223,6 +225,18 @@ def test_behind_10_000_jobs_of_another_tenant_a_letter_is_claimed_second(deep: J
     assert late.job_id == running[-1].job_id
     assert len(running) < 200
     writes_are_flat(deep, running)
+
+
+def test_10_000_jobs_that_wait_take_a_supervisor_a_few_megabytes(deep: JobStore, settings: Settings) -> None:
+    """It knows a ticket of each, and no record."""
+    queue = Queue(deep, settings, "holder")
+    tracemalloc.start()
+    held = queue.claim_next([])
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held is not None
+    assert kept < 4 * MIB
+    assert most < 16 * MIB
 
 
 def writes_are_flat(jobs: JobStore, running: list[Job]) -> None:
