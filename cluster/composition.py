@@ -117,7 +117,9 @@ def refuse_dead_stores(settings: Settings) -> None:
             Catalog(mongo.connect(settings.mongodb_uri.get_secret_value(), settings.mongodb_database)).ping()
     if settings.qdrant_url is not None:
         with _naming("FANFOLD_QDRANT_URL"):
-            VectorStore(qdrant_client(settings), COLLECTION_PREFIX).ping()
+            vectors = VectorStore(qdrant_client(settings), COLLECTION_PREFIX)
+            vectors.ping()
+            vectors.check_version()
     if settings.object_store_url is not None:
         with _naming("FANFOLD_OBJECT_STORE_URL"):
             open_object_store(settings.object_store_url, s3_endpoint_url=settings.s3_endpoint_url).ping()

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from ingest.worktime import waiting
 BATCHES_IN_HAND = 4  # full batches that one embedder has: one is computed, others are read, tokenised or written
 STOP_SHARED_S = 10.0  # a cancelled batch may wait so long for a forward pass that others share
 STARTS = 3  # that fail in a row before those who wait are told
-REPORT_S = 5.0
+TICK_S = 5.0
 START_AGAIN_S = 60.0  # after one that failed while others work
 START_S = 60.0  # one that was started for nobody yet has at least so long to load its model
 log = get_logger()
@@ -71,7 +71,7 @@ class EmbedderPool:
         self._loading: set[asyncio.Task[None]] = set()
         self._failures = 0  # of starts, in a row
         self._failed_at = 0.0
-        self._reporting: asyncio.TimerHandle | None = None
+        self._ticking: asyncio.TimerHandle | None = None
 
     def warm_up(self) -> None:
         """Start an embedder, unless there is one; returns at once, while its model loads."""
@@ -121,7 +121,7 @@ class EmbedderPool:
         self._waiting.append(turn)
         try:
             self._hand_out()
-            with waiting():
+            with self._patience():
                 embedder = await turn.given
             yield embedder
         finally:
@@ -132,6 +132,10 @@ class EmbedderPool:
                     embedder.turns.remove(turn)
                     self._let_idle(embedder)
             self._hand_out()
+
+    def _patience(self) -> AbstractContextManager[None]:
+        """How a batch waits: for other jobs', which its job's limits do not count, or for a model, which they do."""
+        return waiting() if any(embedder.loaded for embedder in self._embedders) else nullcontext()
 
     def _hand_out(self) -> None:
         """Give what waits to whoever has room, each document in turn; start more embedders for the rest."""
@@ -190,23 +194,26 @@ class EmbedderPool:
         return actor.options(num_gpus=self._settings.embedder_gpus).remote(self._blueprint)
 
     async def _load(self, embedder: Embedder) -> None:
-        """Wait for its place and its model: as long as an attempt may stall, then another one is started instead."""
-        loading = _future(embedder.actor.load.remote())
-        in_time = await within(loading, self._settings.stall_timeout_s)
-        if embedder not in self._embedders:
-            return
+        """Give it work once its model is there; if it does not come, another one is started instead."""
         try:
-            if not in_time:
-                raise WorkTimeout("It found no place, or did not load its model, within FANFOLD_STALL_TIMEOUT_S.")
-            loading.result()
-        except (RayError, FanfoldError) as error:
-            self._not_loaded(embedder, meaning_of(error, overtime=False))
-        else:
+            await self._loading_of(embedder)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next is started, or those who wait are told
+            if embedder in self._embedders:
+                self._not_loaded(embedder, meaning_of(error, overtime=False))
+            return
+        if embedder in self._embedders:
             embedder.loaded = True
             self._failures = 0
             self._let_idle(embedder)
             self._report()
             self._hand_out()
+
+    async def _loading_of(self, embedder: Embedder) -> None:
+        """Return when it has its place and its model; it may take as long as an attempt may stall."""
+        loading = _future(embedder.actor.load.remote())
+        if not await within(loading, self._settings.stall_timeout_s):
+            raise WorkTimeout("It found no place, or did not load its model, within FANFOLD_STALL_TIMEOUT_S.")
+        loading.result()
 
     def _not_loaded(self, embedder: Embedder, why: Exception) -> None:
         """Another one is started for those who wait; when none of several came up, they are told why."""
@@ -246,14 +253,19 @@ class EmbedderPool:
         ray.kill(embedder.actor)
         self._report()
 
+    def _tick(self) -> None:
+        """Report, and look after those who wait: what was to start an embedder for them may have failed."""
+        self._report()
+        self._hand_out()
+
     def _report(self) -> None:
         """How many actors have their model, and how many are loading it: at each change, and again and again.
 
         Ray exports a value once for each time that it is set: one that is set only when it changes goes out of sight.
         """
-        if self._reporting is not None:
-            self._reporting.cancel()
-        self._reporting = asyncio.get_running_loop().call_later(REPORT_S, self._report)
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         loaded = sum(embedder.loaded for embedder in self._embedders)
         EMBEDDERS.set(loaded, state="loaded")
         EMBEDDERS.set(len(self._embedders) - loaded, state="loading")

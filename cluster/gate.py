@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ingest.endings import happens
+from ingest.worktime import waiting
 
 
 class Gate:
@@ -19,9 +20,10 @@ class Gate:
         self._shut = asyncio.Lock()
 
     async def passed(self) -> None:
-        """Return when it is open."""
-        async with self._shut:
-            return
+        """Return when it is open: until then another page's turn is waited for."""
+        with waiting():
+            async with self._shut:
+                return
 
     @asynccontextmanager
     async def shut_until(self, begun: asyncio.Event, *, longest_s: float) -> AsyncIterator[None]:

@@ -84,7 +84,6 @@ class Pipeline:
         self._engine = engine
         self._pipeline = pipeline
         self._settings = settings
-        self._stage: Stage | None = None
 
     async def run(self) -> None:
         """Bring the job as far as it can go: to a terminal state, back to the queue, or (lease lost) nowhere.
@@ -304,10 +303,10 @@ class Pipeline:
             log.warning("lease lost", reason=error.message)
             return
         log.warning(
-            "attempt stopped", stage=self._stage, error=str(error), exc_info=not isinstance(error, FanfoldError)
+            "attempt stopped", stage=self._tenure.stage, error=str(error), exc_info=not isinstance(error, FanfoldError)
         )
         job = await self._tenure.write(self._tenure.held.look)
-        failure = failure_of(error, self._stage)
+        failure = failure_of(error, self._tenure.stage)
         if job.state.terminal:
             log.warning("collection is not finished; the next claim goes on", error=failure.message)
         elif job.publish_decided and not isinstance(error, DocumentGone):
@@ -356,7 +355,6 @@ class Pipeline:
         return Checkpoints(self._stores.objects, revision.document_id, revision.pipeline, revision.missing_pages)
 
     def _enter(self, stage: Stage) -> None:
-        self._stage = stage
         self._tenure.enter(stage)
         structlog.contextvars.bind_contextvars(stage=stage)
 

@@ -20,11 +20,14 @@ def verify(stores: Stores, revision: Revision, chunk_count: int) -> None:
 def confirm(stores: Stores, revision: Revision, chunk_count: int) -> None:
     """Remove what earlier attempts wrote of this revision and this one did not write over, then `verify`.
 
-    Their rows are of other chunks: written late, after a change of settings.
+    Their rows are of other chunks: written late, after a change of settings. Raises `StoreMismatch` also where Qdrant
+    has kept a point of a later epoch, which it does without a word: then MongoDB is older than it, a copy perhaps.
     """
     if revision.epoch > 1:
         _delete(stores, revision, up_to_epoch=revision.epoch - 1)
     verify(stores, revision, chunk_count)
+    if stores.vectors.has_later(revision):
+        raise StoreMismatch("Qdrant holds points of a later attempt than MongoDB knows. They are written again.")
 
 
 def roll_back(stores: Stores, revision: Revision) -> None:

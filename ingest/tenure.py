@@ -38,7 +38,7 @@ class Tenure:
         self.counts: dict[str, int] = {}  # of `Progress`; the heartbeat makes them durable
         self._settings = settings
         self._writing = asyncio.Lock()  # one write to the job at a time, so that `held.job` is always the newest
-        self._stage: Stage | None = None
+        self.stage: Stage | None = None  # that the attempt has come to
         self._worktime = held.worktime
         self._stage_began_s = self._moved_s = self._worktime.seconds
         self._read_at = time.monotonic()
@@ -50,8 +50,8 @@ class Tenure:
         return self.held.job
 
     def enter(self, stage: Stage) -> None:
-        """From here on the limit of a stage counts."""
-        self._stage = stage
+        """The attempt has come to this stage; its limit counts from here."""
+        self.stage = stage
         self._stage_began_s = self._worktime.seconds
 
     @property
@@ -120,16 +120,21 @@ class Tenure:
             raise WorkTimeout("Nothing moved for as long as FANFOLD_STALL_TIMEOUT_S allows.")
 
     def _check_limits(self) -> None:
-        """Raise what ends the attempt. A job that has ended, or will be published, goes on until it is collected."""
+        """Raise what ends the attempt.
+
+        After the decision to publish only the limit of a stage does, and nothing once the job has ended.
+        """
         job = self.held.job
-        if job.publish_decided or job.state.terminal:
+        if job.state.terminal:
+            return
+        if self.stage and self._worktime.seconds - self._stage_began_s >= self._settings.stage_timeout_s:
+            raise WorkTimeout(f"Stage {self.stage} took longer than FANFOLD_STAGE_TIMEOUT_S allows.")
+        if job.publish_decided:
             return
         if job.cancel_requested_at is not None:
             raise CancelRequested("The job was cancelled.")
         if not self.in_time:
             raise WorkTimeout("The job took longer than FANFOLD_JOB_TIMEOUT_S allows.")
-        if self._stage and self._worktime.seconds - self._stage_began_s >= self._settings.stage_timeout_s:
-            raise WorkTimeout(f"Stage {self._stage} took longer than FANFOLD_STAGE_TIMEOUT_S allows.")
 
     async def flush(self) -> None:
         """Make the counters durable, if they rose since the last time."""

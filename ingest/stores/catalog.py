@@ -181,9 +181,10 @@ class Catalog:
             try:
                 self._chunks.bulk_write(writes, ordered=False)
             except BulkWriteError as error:
-                if any(failed["code"] != DUPLICATE_KEY for failed in error.details["writeErrors"]):
-                    raise
-                self._refuse_late(revision, error)
+                refused = {failed["code"] for failed in error.details["writeErrors"]}
+                if refused == {DUPLICATE_KEY}:
+                    self._refuse_late(revision, error)
+                raise
 
     def _refuse_late(self, revision: Revision, error: BulkWriteError) -> NoReturn:
         """Chunks are there that the fence hides, or that a twin of this attempt has just written."""

@@ -33,8 +33,8 @@ class Fence(Protocol):
     def now(self) -> datetime:
         """The database's clock."""
 
-    def renewal(self, worked: timedelta) -> dict[str, Any]:
-        """What a renewal of the lease sets now, for a job that has been at work for so long."""
+    def renewal(self, worked: timedelta | None) -> dict[str, Any]:
+        """What a renewal of the lease sets now, for a job at work since so long; None for one that has ended."""
 
     def write_held(self, job_id: str, lease: Lease, update: Mapping[str, Any], only_if: Mapping[str, Any]) -> Job:
         """Write, if the job is still held under this lease. Raises `LeaseLost`."""
@@ -62,7 +62,7 @@ class HeldJob:
     def renew(self) -> Job:
         """Push the lease's end away; the returned record shows a cancel request, if there is one."""
         asked_at = time.monotonic()
-        renewed = self._write(self._queue.renewal(self.worked))
+        renewed = self._write(self._queue.renewal(None if self.job.state.terminal else self.worked))
         self.renewed_at = asked_at
         return renewed
 

@@ -382,7 +382,8 @@ class JobStore:
         """How long a silent holder keeps a job."""
         return self._lease_ttl
 
-    def renewal(self, worked: timedelta) -> dict[str, Any]:
-        """What a renewal of the lease sets now, for a job that has been at work for so long."""
+    def renewal(self, worked: timedelta | None) -> dict[str, Any]:
+        """What a renewal of the lease sets now, for a job at work since so long; None for one that has ended."""
         now = self.now()
-        return {"lease.expires_at": now + self._lease_ttl, "deadline_at": now + self._job_timeout - worked}
+        deadline = {} if worked is None else {"deadline_at": now + self._job_timeout - worked}
+        return {"lease.expires_at": now + self._lease_ttl, **deadline}

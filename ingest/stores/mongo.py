@@ -8,6 +8,7 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import (
+    BulkWriteError,
     ConnectionFailure,
     CursorNotFound,
     DuplicateKeyError,
@@ -48,6 +49,10 @@ def mongo_errors() -> Iterator[None]:
         yield
     except DuplicateKeyError:
         raise
+    except BulkWriteError as error:
+        if not error.details["writeErrors"]:  # all was done, and not by a majority yet
+            raise StoreUnavailable("MongoDB does not answer: no majority has confirmed the writes.") from error
+        raise StoreRefused(f"MongoDB refuses a write: code {error.details['writeErrors'][0]['code']}.") from error
     except (ConnectionFailure, ExecutionTimeout, WTimeoutError, CursorNotFound) as error:
         raise StoreUnavailable(f"MongoDB does not answer: {type(error).__name__}.") from error
     except OperationFailure as error:

@@ -19,7 +19,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from ingest import ids
-from ingest.errors import StoreRefused, StoreUnavailable
+from ingest.errors import ConfigurationError, StoreRefused, StoreUnavailable
 from ingest.faults import fault_point
 from ingest.model import Chunk, Revision
 from ingest.points import EVERYWHERE, POINTS_VERSION, Match, Point, Scope, TermWeights
@@ -27,11 +27,13 @@ from ingest.stages.lexical import chunk_weights
 
 SCROLL_PAGE = 2_000
 COLLECTION_PREFIX = "fanfold-"
+OLDEST_SERVER = (1, 16)  # `update_filter`: https://qdrant.tech/documentation/concepts/points/#conditional-updates
 MEANING, WORDS = "meaning", "words"  # the names of a point's vectors
 INDEXED_PAYLOAD = {
     "tenant": models.PayloadSchemaType.KEYWORD,
     "document_id": models.PayloadSchemaType.KEYWORD,
     "revision": models.PayloadSchemaType.INTEGER,
+    "epoch": models.PayloadSchemaType.INTEGER,
     "first_page": models.PayloadSchemaType.INTEGER,
     "last_page": models.PayloadSchemaType.INTEGER,
 }
@@ -48,6 +50,8 @@ class QdrantApi(Protocol):
     def create_payload_index(self) -> Callable[..., Any]: ...  # noqa: D102
     @property
     def get_collections(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def info(self) -> Callable[..., models.VersionInfo]: ...  # noqa: D102
     @property
     def upsert(self) -> Callable[..., Any]: ...  # noqa: D102
     @property
@@ -117,6 +121,17 @@ class VectorStore:
         """The ids of every point of this revision, read back from the store."""
         return {str(record.id) for record in self._scroll(self._collection, _of_revision(document_id, revision))}
 
+    @fault_point("vectors.has_later")
+    def has_later(self, revision: Revision) -> bool:
+        """Whether a point of this revision is a later attempt's, which an upsert has left as it was."""
+        conditions = [
+            _equals("document_id", revision.document_id),
+            _equals("revision", revision.number),
+            models.FieldCondition(key="epoch", range=models.Range(gt=revision.epoch)),
+        ]
+        with _qdrant_errors():
+            return bool(self._client.count(self._collection, count_filter=models.Filter(must=conditions)).count)
+
     def points(self) -> Iterator[Point]:
         """Every point of every collection of ours, a page at a time."""
         for collection in self._collections():
@@ -182,6 +197,16 @@ class VectorStore:
         """Raise `StoreUnavailable` unless Qdrant answers."""
         with _qdrant_errors():
             self._client.get_collections()
+
+    def check_version(self) -> None:
+        """Raise `ConfigurationError` when the server does not know the condition that fences an upsert."""
+        with _qdrant_errors():
+            version = self._client.info().version
+        if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < OLDEST_SERVER:
+            oldest = ".".join(map(str, OLDEST_SERVER))
+            raise ConfigurationError(
+                f"Qdrant {version} is too old: {oldest} or later is needed. See FANFOLD_QDRANT_URL."
+            )
 
     def _delete(self, condition: models.Filter) -> None:
         selector = models.FilterSelector(filter=condition)

@@ -46,7 +46,7 @@ Entry = dict[str, Any]  # of a plan, see `ingest.faults`
 class FaultyCluster(Cluster):
     """The processes of this cluster follow a plan; the test's own process does not."""
 
-    receiver: Receiver = field(default_factory=Receiver)
+    receiver: Receiver = field(kw_only=True)
     history: History = field(default_factory=History)
 
     def follow(self, plan: Sequence[Entry]) -> None:
@@ -139,6 +139,8 @@ def running_faulty(home: Path) -> Iterator[FaultyCluster]:
         faults=home / "plan.json",
         webhook_url=SecretStr(receiver.url),
     )
-    with running(settings) as service, Client(settings.http_url) as client:
-        yield FaultyCluster(service.blueprint, client, receiver=receiver)
-    receiver.server.shutdown()
+    try:
+        with running(settings) as service, Client(settings.http_url) as client:
+            yield FaultyCluster(service.blueprint, client, receiver=receiver)
+    finally:
+        receiver.server.shutdown()

@@ -28,6 +28,7 @@ class QdrantServer:
 
     def __init__(self) -> None:
         self.requests: list[str] = []  # "PUT /collections/c/points?wait=true", in the order of their arrival
+        self.version = version("qdrant-client")
         self.indexes: dict[str, str] = {}  # payload fields and their types; local mode ignores indexes
         self._refusal: JSONResponse | None = None
         self._local = QdrantClient(":memory:")
@@ -61,7 +62,7 @@ class QdrantServer:
     def _app(self) -> FastAPI:
         app, collection = FastAPI(default_response_class=_Success), "/collections/{name}"
         for method, path, endpoint in (
-            ("GET", "/", lambda: JSONResponse({"title": "qdrant", "version": version("qdrant-client")})),
+            ("GET", "/", lambda: JSONResponse({"title": "qdrant", "version": self.version})),
             ("GET", "/collections", lambda: self._call("get_collections")),
             ("GET", f"{collection}/exists", lambda name: {"exists": self._call("collection_exists", name)}),
             ("PUT", collection, self._create),

@@ -14,7 +14,7 @@ from qdrant_client import QdrantClient
 from tenacity import retry, retry_if_exception_type
 
 from ingest import ids
-from ingest.errors import LeaseLost, NotFound, StoreUnavailable
+from ingest.errors import LeaseLost, NotFound, StoreMismatch, StoreUnavailable
 from ingest.model import Document
 from ingest.points import Scope
 from ingest.revisions import confirm
@@ -99,6 +99,16 @@ def test_rows_that_an_earlier_attempt_left_beside_the_manifest_are_removed(store
     confirm(stores, current, 3)
     manifest = set(ids.chunk_ids("d", 1, 3))
     assert held_by(stores, "d", 1) == (manifest, manifest)
+
+
+def test_points_of_a_later_attempt_are_not_confirmed(stores: Stores) -> None:
+    """MongoDB was restored from an older copy: the points with these ids are not those that this attempt has made."""
+    future, current = a_revision("d", epoch=3), a_revision("d", epoch=2)
+    stores.vectors.upsert(future, some_chunks(3), axis_vectors(3)[::-1])
+    stores.catalog.upsert_chunks(current, some_chunks(3))
+    stores.vectors.upsert(current, some_chunks(3), axis_vectors(3))
+    with pytest.raises(StoreMismatch, match="later attempt"):
+        confirm(stores, current, 3)
 
 
 def test_rolling_back_removes_one_revision_and_no_other(stores: Stores) -> None:

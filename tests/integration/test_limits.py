@@ -7,7 +7,7 @@ import pytest
 from pymongo.database import Database
 
 from ingest.errors import Category, LeaseLost
-from ingest.model import Failure, JobState, Stage
+from ingest.model import Failure, JobState, Stage, StageStatus
 from ingest.revisions import roll_back
 from ingest.stores import Stores
 from ingest.tenure import Tenure
@@ -51,17 +51,33 @@ async def test_a_job_over_its_time_fails_and_is_not_tried_again(
 async def test_the_waiting_for_a_turn_counts_for_no_limit(bench: Bench, limit: str) -> None:
     """A job whose pages wait longer for other jobs than its limit is long goes on, under the lease of its attempt."""
     bench.submit()
-    bench.settings = bench.settings.model_copy(update={limit: 2.0})
+    bench.settings = bench.settings.model_copy(update={limit: 4.0})
 
     async def waits_long(name: str, _number: int) -> None:
         if name == "read_page":
             with waiting():
-                await asyncio.sleep(4.0)
+                await asyncio.sleep(6.0)
 
     ended = await bench.run(bench.claim(), waits_long)
     assert ended.state is JobState.SUCCEEDED
     assert len(ended.attempts) == 1
-    assert ended.worked.total_seconds() < 2.0
+    assert ended.worked.total_seconds() < 4.0
+
+
+async def test_a_decided_publish_that_gets_on_too_slowly_is_tried_again(bench: Bench, database: DatabaseOf) -> None:
+    """The limit of a stage is all that ends an attempt after the decision: the next one goes on, and publishes."""
+    job = bench.submit()
+    decided = {"stages.publish.status": StageStatus.RUNNING, "stages.publish.started_at": bench.stores.jobs.now()}
+    database["jobs"].update_one({"_id": job.job_id}, {"$set": decided})
+    patient = bench.settings
+    bench.settings = patient.model_copy(update={"stage_timeout_s": 1.0, "job_timeout_s": 0.1})
+    slow = await bench.run(bench.claim(), hang_in("store"))
+    assert slow.state is JobState.QUEUED
+    assert slow.attempts[0].error is not None
+    assert "FANFOLD_STAGE_TIMEOUT_S" in slow.attempts[0].error.message
+    bench.settings = patient
+    await asyncio.sleep(patient.retry_delay_s * 4)
+    assert (await bench.run(bench.claim("next"))).state is JobState.SUCCEEDED
 
 
 async def test_a_page_that_never_returns_counts_although_others_wait_behind_it(bench: Bench) -> None:

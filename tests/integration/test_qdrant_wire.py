@@ -1,13 +1,14 @@
 """The vector store over HTTP: the real client, a server on loopback, and every way in which it can say no."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient, models
 
 from ingest import ids
-from ingest.errors import FanfoldError, StoreError, StoreUnavailable
+from ingest.errors import ConfigurationError, FanfoldError, StoreError, StoreUnavailable
 from ingest.model import Chunk
 from ingest.points import POINTS_VERSION, Scope
 from ingest.stages.lexical import query_weights
@@ -54,6 +55,8 @@ CALLS: dict[str, Callable[[VectorStore], Any]] = {
     "upsert": lambda store: write(store, "d", 1, 2),
     "point_ids": lambda store: store.point_ids("d", 1),
     "count": lambda store: store.count(),
+    "has_later": lambda store: store.has_later(a_revision("d")),
+    "check_version": lambda store: store.check_version(),
     "delete_revision": lambda store: store.delete_revision("d", 1),
     "delete_other_revisions": lambda store: store.delete_other_revisions("d", up_to=1, shown=2),
     "search": lambda store: store.search(TENANT, QUERY, limit=3),
@@ -67,6 +70,29 @@ def test_the_client_has_every_method_that_the_store_uses(server: QdrantServer) -
     """`QdrantApi` is a part of the real client, not of an older or newer one."""
     client = QdrantClient(url=server.url)
     assert [name for name in QDRANT_METHODS if not callable(getattr(client, name, None))] == []
+
+
+@pytest.mark.parametrize(("found", "refused"), [("1.15.9", True), ("1.16.0", False), ("1.20.1-dev", False)])
+def test_a_server_that_cannot_fence_is_refused(
+    server: QdrantServer, store: VectorStore, found: str, refused: bool
+) -> None:
+    """It would write over newer points without a word; the error names the version that is needed, and the setting."""
+    server.version = found
+    expected = pytest.raises(ConfigurationError, match=r"1\.15\.9 .*1\.16.*FANFOLD_QDRANT_URL")
+    with expected if refused else nullcontext():
+        assert store.check_version() is None  # type: ignore[func-returns-value]  # it raises, or says nothing
+
+
+def test_points_of_a_later_attempt_are_noticed(store: VectorStore) -> None:
+    """An upsert leaves them as they are; who has written asks whether there were any."""
+    current = a_revision("d", epoch=2)
+    store.upsert(a_revision("d", epoch=1), some_chunks(3), axis_vectors(3, dimension=DIMENSION))
+    store.upsert(current, some_chunks(2), axis_vectors(2, dimension=DIMENSION))
+    assert not store.has_later(current)
+    store.upsert(a_revision("d", epoch=3), some_chunks(1), axis_vectors(1, dimension=DIMENSION))
+    store.upsert(a_revision("d", 2, epoch=9), some_chunks(1), axis_vectors(1, dimension=DIMENSION))
+    assert store.has_later(current)
+    assert not store.has_later(a_revision("d", epoch=3))
 
 
 def test_a_late_write_replaces_no_point_of_a_later_attempt(store: VectorStore) -> None:
@@ -91,6 +117,7 @@ def test_preparing_again_and_at_the_same_moment_changes_nothing(server: QdrantSe
         "tenant": "keyword",
         "document_id": "keyword",
         "revision": "integer",
+        "epoch": "integer",
         "first_page": "integer",
         "last_page": "integer",
     }

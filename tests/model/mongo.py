@@ -177,10 +177,18 @@ class Qdrant:
         assert wait
         ask("points", "delete_many", _condition(points_selector.filter))
 
+    def count(self, _collection: str, *, count_filter: models.Filter) -> Any:
+        """As Qdrant's."""
+        return SimpleNamespace(count=len(ask("points", "find", _condition(count_filter), {"_id": 1}, None, 0)))
+
     def scroll(self, _collection: str, *, scroll_filter: models.Filter, **_how: Any) -> tuple[list[Any], None]:
         """As Qdrant's; all on one page."""
         found = ask("points", "find", _condition(scroll_filter), {"_id": 1}, None, 0)
         return [SimpleNamespace(id=record["_id"], payload=None) for record in found], None
+
+
+def _range(given: models.Range) -> Record:
+    return {"$lte": given.lte} if given.gt is None else {"$gt": given.gt}
 
 
 def _fence(condition: Record) -> Record:
@@ -192,7 +200,7 @@ def _condition(given: Any) -> Record:
     condition: Record = {}
     for one in given.must or []:
         operators = condition.setdefault(one.key, {})
-        operators |= {"$in": [one.match.value]} if one.match is not None else {"$lte": one.range.lte}
+        operators |= {"$in": [one.match.value]} if one.match is not None else _range(one.range)
     for one in given.must_not or []:
         condition.setdefault(one.key, {})["$ne"] = one.match.value
     return condition

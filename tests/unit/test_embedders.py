@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import ray
@@ -409,19 +410,52 @@ async def test_a_turn_that_could_not_be_handed_out_waits_no_longer(
 
 
 async def test_the_waiting_for_an_embedder_costs_a_job_no_time(cluster: Cluster) -> None:
-    """Neither while one loads its model nor while others' batches fill it; its own batch does."""
+    """Not while others' batches fill those that there are; its own batch does, and so does a model that is loaded."""
+    cluster.settings = cluster.pool._settings = cluster.settings.model_copy(update={"embedders": 1})
     time = WorkTime()
 
-    async def embed() -> None:
+    async def embed(batch: int) -> None:
         with time.unit():
-            await cluster.pool.embed(a_revision("d"), 0, FULL)
+            await cluster.pool.embed(a_revision("d"), batch, FULL)
 
-    embedding = asyncio.create_task(embed())
+    first = asyncio.create_task(embed(0))
     await asyncio.sleep(0.3)
-    assert time.seconds < 0.1
-    cluster.actors[0].loaded()
-    await until(lambda: cluster.actors[0].calls)
+    loading_s = time.seconds
+    actor = cluster.actors[0]
+    actor.loaded()
+    await until(lambda: actor.calls)
+    actor.finish(("d", 0))
+    await first
+    others = cluster.backlog(BATCHES_IN_HAND)
+    await until(lambda: len(actor.calls) == BATCHES_IN_HAND)
+    before_s = time.seconds
+    second = asyncio.create_task(embed(1))
     await asyncio.sleep(0.3)
-    assert time.seconds > 0.2
+    waiting_s = time.seconds - before_s
+    actor.finish(("d0", 0))
+    await until(lambda: ("d", 1) in actor.calls)
+    await asyncio.sleep(0.3)
+    working_s = time.seconds - before_s - waiting_s
     await cluster.finish_all()
-    await embedding
+    await asyncio.gather(second, *others)
+    assert waiting_s < 0.1
+    assert min(loading_s, working_s) > 0.25
+
+
+async def test_those_who_wait_get_an_embedder_although_one_could_not_be_started(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray takes nothing in the moment in which a dead one is to be replaced: it is asked again, whoever else comes."""
+    monkeypatch.setattr(embedders, "TICK_S", 0.05)
+    waiting = cluster.ask("a")
+    await settle()
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.pool, "_start_actor", MagicMock(side_effect=RuntimeError("Ray is away")))
+        cluster.actors[0].die()
+        await asyncio.sleep(0.2)
+        assert not cluster.alive
+    await until(lambda: cluster.alive)
+    cluster.alive[0].loaded()
+    await until(lambda: cluster.alive[0].calls)
+    await cluster.finish_all()
+    await waiting

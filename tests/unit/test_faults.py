@@ -19,7 +19,7 @@ from ingest.faults import Fault, FaultPoint, fault_point, points_of
 from ingest.stores.jobs import JobStore
 
 ROOT = Path(__file__).parents[2]
-START_UP_ONLY = {"prepare", "ping"}  # run before work is accepted, or to ask whether a store answers
+START_UP_ONLY = {"prepare", "ping", "check_version"}  # run before work is accepted, or to ask whether a store answers
 METRICS_ONLY = {"backlog"}
 NO_CALL_OF_ITS_OWN = {"write_held", "read_held", "renewal", "at_hand"}  # HeldJob's methods and `now` carry the points
 FSCK_ONLY = {"document_ids", "revisions", "unpublish", "open_jobs", "points", "collections_with", "names"}
@@ -28,7 +28,7 @@ SUBMITS = {"remote"}
 UNMARKED = {
     "embedders._run": "is `engine.embed`, which has a point",
     "embedders._start_actor": "an embedder that does not come is started again: tests/crash/test_frozen.py",
-    "embedders._load": "the same",
+    "embedders._loading_of": "the same",
     "work.kill_process": "a worker that is not killed is said to be there: tests/unit/test_work.py",
     "flags.raise_flag": "a hint, on which nothing depends: tests/crash/test_cancel.py kills the actor",
     "flags.listen": "the same",

@@ -1,7 +1,7 @@
 """What MongoDB's errors mean to whoever asked."""
 
 import pytest
-from pymongo.errors import AutoReconnect, CursorNotFound, DuplicateKeyError, OperationFailure
+from pymongo.errors import AutoReconnect, BulkWriteError, CursorNotFound, DuplicateKeyError, OperationFailure
 
 from ingest.errors import StoreRefused, StoreUnavailable
 from ingest.stores.mongo import mongo_errors
@@ -19,6 +19,8 @@ from ingest.stores.mongo import mongo_errors
         (OperationFailure("no", 18, {"codeName": "AuthenticationFailed"}), StoreRefused),
         (OperationFailure("no", 13, None), StoreRefused),
         (DuplicateKeyError("it is there"), DuplicateKeyError),
+        (BulkWriteError({"writeErrors": [], "writeConcernErrors": [{"code": 64}]}), StoreUnavailable),
+        (BulkWriteError({"writeErrors": [{"code": 13}]}), StoreRefused),
     ],
     ids=lambda one: getattr(one, "__name__", str(one)),
 )
