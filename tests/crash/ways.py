@@ -90,7 +90,8 @@ def _document(directory: Path, pdf: bytes | None = None) -> Path:
 
 def _ingested(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView:
     """The document's job at its end. What a hint brings about is hinted at where that is to meet the fault."""
-    submitted = faulty.ask(lambda: faulty.client.submit(path, metadata=SAID))
+    key = str(path)  # a patient client repeats its submit under the same one
+    submitted = faulty.ask(lambda: faulty.client.submit(path, metadata=SAID, idempotency_key=key))
     hinted = schedule.point in HINTED
     return faulty.ended(submitted.job_id, lambda: raise_flag(submitted.job_id) if hinted else None)
 
