@@ -49,20 +49,14 @@ DETOURS = {  # what must happen before the point is reached
     "jobs.look": {"point": "ray.cut", "fault": Fault.DELAY},
 }
 HINTED = {"jobs.look", "jobs.claim_cancelled"}
-PROCESSES = {  # what Ray names them after
-    "embedder": "EmbedderActor",
-    "page's worker": "ray::ocr",
-    "chunker": "ray::cut",
-    "writer": "ray::store",
+IN_PROCESS = {  # whose title Ray has begun so; everywhere else whichever process comes first meets the fault
+    ("objects.exists", "embedder"): "ray::embed ",  # until the call waits for the first time
+    ("objects.open", "embedder"): "ray::embed ",
+    ("objects.put", "embedder"): "ray::EmbedderActor",
+    ("objects.put", "page's worker"): "ray::ocr ",
+    ("objects.put", "chunker"): "ray::cut ",
+    ("objects.get", "writer"): "ray::store ",
 }
-IN_PROCESS = (  # else whichever process comes first meets the fault
-    ("objects.exists", "embedder"),
-    ("objects.open", "embedder"),
-    ("objects.put", "embedder"),
-    ("objects.put", "page's worker"),
-    ("objects.put", "chunker"),
-    ("objects.get", "writer"),
-)
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class Schedule:
     @property
     def entry(self) -> Entry:
         """Of the plan."""
-        meant = {"process": PROCESSES[self.process]} if self.process else {}
+        meant = {"process": IN_PROCESS[self.point, self.process]} if self.process else {}
         return {"point": self.point, "fault": self.fault, **meant}
 
 
