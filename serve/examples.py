@@ -63,6 +63,7 @@ JOB: Example = {
             "outcome": "partially_succeeded",
             "error": None,
             "units_at_start": 0,
+            "worked_s": 38.2,
         }
     ],
     "error": None,

@@ -192,7 +192,7 @@ async def test_a_book_of_10_000_pages_is_not_10_000_tasks(service: Service) -> N
 @pytest.fixture
 def deep(mongodb: EmbeddedMongoDB) -> JobStore:
     """10,000 jobs of tenant a wait, in a database that goes with its server: dropping it would take a minute."""
-    database = mongo.connect(mongodb.uri, "deep")
+    database = mongo.connect(mongodb.uri, f"deep_{uuid.uuid4().hex[:8]}")
     jobs = JobStore(database, lease_ttl_s=60, job_timeout_s=600)
     jobs.prepare()
     first = insert(jobs, "book-100-x", tenant="a")
