@@ -124,13 +124,10 @@ class VectorStore:
     @fault_point("vectors.has_later")
     def has_later(self, revision: Revision) -> bool:
         """Whether a point of this revision is a later attempt's, which an upsert has left as it was."""
-        conditions = [
-            _equals("document_id", revision.document_id),
-            _equals("revision", revision.number),
-            models.FieldCondition(key="epoch", range=models.Range(gt=revision.epoch)),
-        ]
+        later = models.FieldCondition(key="epoch", range=models.Range(gt=revision.epoch))
+        condition = _of_revision(revision.document_id, revision.number, later)
         with _qdrant_errors():
-            return bool(self._client.count(self._collection, count_filter=models.Filter(must=conditions)).count)
+            return bool(self._client.count(self._collection, count_filter=condition).count)
 
     def points(self) -> Iterator[Point]:
         """Every point of every collection of ours, a page at a time."""
@@ -154,10 +151,8 @@ class VectorStore:
     @fault_point("vectors.delete_revision")
     def delete_revision(self, document_id: str, revision: int, *, up_to_epoch: int | None = None) -> None:
         """Remove this revision's points, and wait until they are gone; with `up_to_epoch`, no later attempt's."""
-        conditions = [_equals("document_id", document_id), _equals("revision", revision)]
-        if up_to_epoch is not None:
-            conditions.append(_at_most("epoch", up_to_epoch))
-        self._delete(models.Filter(must=conditions))
+        not_later = [] if up_to_epoch is None else [_at_most("epoch", up_to_epoch)]
+        self._delete(_of_revision(document_id, revision, *not_later))
 
     @fault_point("vectors.delete_other_revisions")
     def delete_other_revisions(self, document_id: str, *, up_to: int, shown: int | None) -> None:
@@ -282,8 +277,8 @@ def _at_most(field: str, value: int) -> models.FieldCondition:
     return models.FieldCondition(key=field, range=models.Range(lte=value))
 
 
-def _of_revision(document_id: str, revision: int) -> models.Filter:
-    return models.Filter(must=[_equals("document_id", document_id), _equals("revision", revision)])
+def _of_revision(document_id: str, revision: int, *others: models.FieldCondition) -> models.Filter:
+    return models.Filter(must=[_equals("document_id", document_id), _equals("revision", revision), *others])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from tests.clusters import Cluster
 from tests.crash.faulty import FaultyCluster, running_faulty
 from tests.crash.outcomes import KEPT, Outcomes, sources
 from tests.crash.schedule import REPORT, report, schedules
+from tests.crash.ways import texts_undisturbed
 from tests.pdfs import pdf_of
 from tests.s3_server import CREDENTIALS, S3Server
 
@@ -27,6 +28,12 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
     """A cluster that follows a plan of faults, started once."""
     with running_faulty(tmp_path_factory.mktemp("faulty")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def undisturbed(faulty: FaultyCluster, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The texts of the matrix's document's chunks when nothing happens to it."""
+    return texts_undisturbed(faulty, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture(scope="module")

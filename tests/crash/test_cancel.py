@@ -22,6 +22,7 @@ from serve.client import Client
 from serve.schemas import JobView
 from tests.checks import assert_invariants
 from tests.clusters import Cluster
+from tests.crash.conftest import Copy
 from tests.crash.processes import busy, is_gone, kill_actor, titled, until
 from tests.pdfs import SCAN, endless_page, pdf_of
 
@@ -41,14 +42,6 @@ def stuck(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def scan(sample_pdfs: Path, tmp_path: Path) -> Path:
-    """The scanned sample, with bytes that no other test sends."""
-    path = tmp_path / "letters.pdf"
-    path.write_bytes((sample_pdfs / "letters.pdf").read_bytes() + f"\n% {tmp_path}\n".encode())
-    return path
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with places for two jobs, and patience with their pages."""
@@ -62,13 +55,6 @@ def in_native_code(job: Job) -> psutil.Process:
     before_s = worker.cpu_times().user
     until(lambda: worker.cpu_times().user - before_s > LOADING_S)
     return worker
-
-
-def again(scan: Path, number: int) -> Path:
-    """The same pages, with bytes of their own."""
-    path = scan.with_stem(f"again-{number}")
-    path.write_bytes(scan.read_bytes() + f"\n% {number}\n".encode())
-    return path
 
 
 def seconds_for(cluster: Cluster, path: Path) -> float:
@@ -150,14 +136,14 @@ def test_a_cancel_needs_no_flag(cluster: Cluster, stuck: Path) -> None:
 
 
 def test_a_stuck_page_costs_its_neighbours_nothing_and_the_others_one_slot(
-    cluster: Cluster, stuck: Path, scan: Path
+    cluster: Cluster, stuck: Path, letters: Copy
 ) -> None:
     """While it is stuck others are read by one process less; then its neighbours are searchable, its slot is free."""
-    cluster.ingest(again(scan, 1))  # every process has its models
-    alone_s = seconds_for(cluster, again(scan, 2))
+    cluster.ingest(letters(1))  # every process has its models
+    alone_s = seconds_for(cluster, letters(2))
     job = cluster.submit(stuck)
     in_native_code(job)
-    beside_s = seconds_for(cluster, again(scan, 3))
+    beside_s = seconds_for(cluster, letters(3))
     assert cluster_cpus() == 2
     assert beside_s < 2 * 1.25 * alone_s
     assert not cluster.client.job(job.job_id).state.terminal

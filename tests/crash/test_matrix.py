@@ -9,20 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.checks import EVERY_JOB
 from tests.crash.faulty import FaultyCluster
 from tests.crash.outcomes import Outcomes
 from tests.crash.processes import until
 from tests.crash.schedule import Schedule, schedules
-from tests.crash.ways import strike, texts_undisturbed
+from tests.crash.ways import strike
 
 TOLD_S = 60.0  # a notice that was taken, and not ended, is sent again after half of this
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def undisturbed(faulty: FaultyCluster, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The texts of the document's chunks when nothing happens to it."""
-    return texts_undisturbed(faulty, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.mark.timeout(400)
@@ -37,6 +32,6 @@ def test_a_fault_anywhere_ends_exact(
 def test_every_end_is_told(faulty: FaultyCluster, undisturbed: list[str]) -> None:
     """Whatever has struck: of each job that has ended the webhook has heard, at least once."""
     assert undisturbed
-    ends = {f"{job.job_id}.{job.state}" for job in faulty.stores.jobs.find("default", limit=1_000_000)}
+    ends = {f"{job.job_id}.{job.state}" for job in faulty.stores.jobs.find("default", limit=EVERY_JOB)}
     until(lambda: ends <= faulty.receiver.heard, TOLD_S)
     assert ends

@@ -8,15 +8,15 @@ import pytest
 from tests.crash.faulty import FaultyCluster, running_faulty
 from tests.crash.outcomes import Outcomes
 from tests.crash.schedule import Schedule, schedules
-from tests.crash.ways import strike, texts_undisturbed
+from tests.crash.ways import strike
 from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def on_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
-    """A cluster that follows a plan of faults, and keeps its objects on S3."""
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
+    """Here it keeps its objects on S3."""
     with S3Server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.settings.items():
             patch.setenv(name, value)
@@ -24,16 +24,10 @@ def on_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
             yield cluster
 
 
-@pytest.fixture(scope="module")
-def undisturbed(on_s3: FaultyCluster, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The texts of the document's chunks when nothing happens to it."""
-    return texts_undisturbed(on_s3, tmp_path_factory.mktemp("undisturbed"))
-
-
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("schedule", schedules(on_s3=True), ids=lambda one: one.name)
 def test_a_fault_at_s3_ends_exact(
-    on_s3: FaultyCluster, outcomes: Outcomes, undisturbed: list[str], schedule: Schedule, tmp_path: Path
+    faulty: FaultyCluster, outcomes: Outcomes, undisturbed: list[str], schedule: Schedule, tmp_path: Path
 ) -> None:
     """As in the matrix: what a conditional put, or a delete, of S3 was answered or not makes no difference."""
-    assert strike(on_s3, schedule, outcomes, undisturbed, tmp_path) == "exact"
+    assert strike(faulty, schedule, outcomes, undisturbed, tmp_path) == "exact"
