@@ -257,10 +257,7 @@ def fsck(
     from ingest import reconcile  # noqa: PLC0415  # imports the stores' clients
 
     with err.status("Checking the stores"), maintenance_stores(settings) as stores:
-        found = [
-            (finding, repair and reconcile.repair(stores, finding))
-            for finding in reconcile.findings(stores, keep_source=settings.keep_source, keep_pages=settings.keep_pages)
-        ]
+        found = [(finding, repair and reconcile.repair(stores, finding)) for finding in reconcile.findings(stores)]
     _print_json([_finding_json(*one) for one in found]) if as_json else out.print(display.findings(found))
     raise typer.Exit(int(not all(repaired for _, repaired in found)))
 

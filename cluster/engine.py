@@ -106,9 +106,11 @@ def _count_inspected(inspection: Inspection) -> None:
     PAGES.inc(unreadable, route=Route.TEXT, outcome=Route.UNREADABLE)
 
 
-def _at_page(error: WorkError, page_number: int | None) -> WorkError:
-    """The same error, with the page that the work had come to."""
-    return error if error.page_number is not None else type(error)(error.message, page_number=page_number)
+def _at_page(error: WorkError, last: int | Inspection | None) -> WorkError:
+    """The same error, with the page that the work had come to, if it was at one."""
+    if error.page_number is not None or not isinstance(last, int):
+        return error
+    return type(error)(error.message, page_number=last)
 
 
 async def _cpus(alone: bool) -> int:

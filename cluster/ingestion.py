@@ -26,7 +26,7 @@ from ingest.metadata import Metadata
 from ingest.model import Failure, JobState, Stage, StageStatus
 from ingest.turns import Priority
 from serve.client import Client, ServiceError
-from serve.schemas import JobView, ServiceView
+from serve.schemas import DocumentView, JobView, ServiceView
 
 IN_FLIGHT = 16
 CALLERS = 32
@@ -227,7 +227,8 @@ class Ingestion:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         document_id = ids.document_id(self._service.tenant, sha256)
         job = next(self._client.jobs(document_id=document_id, limit=1), None)
-        if job is None:
+        document = None if job is None else self._document(document_id)
+        if job is None or document is None:
             return None
         if not job.state.terminal:
             on_its_way = job.state is not JobState.CANCELLING
@@ -237,11 +238,11 @@ class Ingestion:
         if job.state is JobState.FAILED:
             for_good = job.error is not None and not job.error.retryable
             return job if for_good and not self._options.retry_failed else None
-        return job if job.state.published and self._published_revision(document_id) == job.revision else None
+        return job if job.state.published and document.published_revision == job.revision else None
 
-    def _published_revision(self, document_id: str) -> int | None:
+    def _document(self, document_id: str) -> DocumentView | None:
         try:
-            return self._client.document(document_id).published_revision
+            return self._client.document(document_id)
         except ServiceError as error:
             if error.problem is None or error.problem.status != HTTPStatus.NOT_FOUND:
                 raise

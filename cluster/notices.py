@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from ingest.errors import StoreError
 from ingest.model import Job
+from ingest.settings import webhook_key
 from ingest.stores.jobs import JobStore
 from ingest.telemetry import get_logger
 from serve.schemas import JobView
@@ -83,7 +84,13 @@ class Notifier:
             "webhook-timestamp": str(int(time.time())),
         }
         if self._secret is not None:
-            signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-            digest = hmac.digest(self._secret.get_secret_value().encode(), signed, hashlib.sha256)
-            headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
+            headers["webhook-signature"] = signature(
+                self._secret, headers["webhook-id"], headers["webhook-timestamp"], body
+            )
         return headers
+
+
+def signature(secret: SecretStr, notice_id: str, timestamp: str, body: bytes) -> str:
+    """Version 1 of Standard Webhooks: a keyed hash of all three, in base64."""
+    digest = hmac.digest(webhook_key(secret), f"{notice_id}.{timestamp}.".encode() + body, hashlib.sha256)
+    return f"v1,{base64.b64encode(digest).decode()}"

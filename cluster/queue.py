@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from ingest.errors import StoreRefused
 from ingest.model import Job
 from ingest.settings import Settings
 from ingest.stores.held import HeldJob
@@ -16,6 +17,7 @@ OVERLAP = timedelta(seconds=3)  # a job can be read so long after its `available
 READ_ALL_S = 60.0  # what is missed nevertheless is found so much later
 READ_ABANDONED_S = 2.0
 MARGIN = 2  # tickets for each of FANFOLD_MAX_QUEUED_JOBS: what is claimed again waits beside what was submitted
+LONGEST_SEARCH_S = 1.0  # among tickets that others have used: then whoever claims sees to everything else first
 LOAD = 0.2  # the share of the time in which reading may keep the database busy
 
 
@@ -38,7 +40,10 @@ class Queue:
         self._read_at = datetime.min.replace(tzinfo=UTC)  # by the database's clock
 
     def claim_next(self, running: Sequence[Job]) -> HeldJob | None:
-        """Claim the job whose turn it is beside those that run; None when none may begin. Raises `StoreUnavailable`."""
+        """Claim the job whose turn it is beside those that run; None when none may begin, or none was found in time.
+
+        Raises `StoreError`.
+        """
         free = self._places - len(running)
         if free + GUEST_PLACES <= 0:
             return None
@@ -46,10 +51,15 @@ class Queue:
         for job in running:
             at_work[job.tenant].append(job.priority.rank)
         self._read()
+        give_up_at = time.monotonic() + LONGEST_SEARCH_S
         while (ticket := self._turns.next(self._jobs.now(), at_work, guests_only=free <= 0)) is not None:
-            held = self._jobs.claim(self._holder, ticket.job_id)
+            try:
+                held = self._jobs.claim(self._holder, ticket.job_id)
+            except StoreRefused:
+                self._turns.drop(ticket)  # it stands in nobody's way until all are read again
+                raise
             self._turns.drop(ticket)
-            if held is not None:
+            if held is not None or time.monotonic() >= give_up_at:
                 return held
         return None
 

@@ -30,6 +30,7 @@ from cluster.nodes import is_alive
 from ingest.endings import ended
 from ingest.errors import FanfoldError, NodeLost, NodeOutOfMemory, WorkerCrashed, WorkTimeout
 from ingest.telemetry import get_logger
+from ingest.worktime import moved
 
 SOFT_STOP_S = 1.0  # for code that comes back to Python now and then: its process, with its models, lives on
 FORCE_STOP_S = 1.0  # for code that lets Ray's threads run
@@ -96,6 +97,7 @@ class Work:
                 self.begun.set()
             else:
                 self.last = value
+                moved()
                 self._limit_s = self._step_limit_s
 
     async def _in_time(self, following: Awaitable[Any]) -> Any:

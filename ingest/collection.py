@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ingest import ids
-from ingest.model import Document, Job, JobState
+from ingest.model import Document, Job, JobState, Keeping
 from ingest.stores import Stores
 
 SWEEP_AGAIN = timedelta(seconds=120)  # after a delete: by then whatever wrote unseen has found out that it must not
@@ -23,12 +23,11 @@ class Kept:
     checkpoints: str | None = None  # None: none of them
 
 
-def collect(  # noqa: PLR0913  # each setting that has a say is named
+def collect(
     stores: Stores,
     job: Job,
     *,
-    keep_source: bool,
-    keep_pages: bool = False,
+    keeping: Keeping,
     retry_window: timedelta,
     still_ours: Callable[[], None],
 ) -> datetime | None:
@@ -37,20 +36,17 @@ def collect(  # noqa: PLR0913  # each setting that has a say is named
     `still_ours` is asked before each object goes, and raises when the job may have another holder.
     """
     document = stores.catalog.known(job.document_id)
-    kept = kept_objects(job, document, keep_source=keep_source, keep_pages=keep_pages, for_retry=not job.sweep_due)
+    kept = kept_objects(job, document, keeping, for_retry=not job.sweep_due)
     if job.may_have_rows or job.revision > 1:
         collect_rows(stores, job, document)
     collect_objects(stores, job.document_id, kept, still_ours)
     return _next_sweep(job, document, retry_window)
 
 
-def kept_objects(
-    job: Job | None, document: Document | None, *, keep_source: bool, keep_pages: bool = False, for_retry: bool
-) -> Kept:
+def kept_objects(job: Job | None, document: Document | None, keeping: Keeping, *, for_retry: bool) -> Kept:
     """What of the document's objects is still needed when its latest job has ended.
 
-    A published document keeps its source and the text of its pages, if `keep_source` and `keep_pages` say so.
-    `for_retry` says that the time in which a retry may come is not over.
+    `keeping` says what is kept of a published one, `for_retry` that the time in which a retry may come is not over.
     """
     if job is None or document is None or document.deleted_at is not None:
         return Kept()
@@ -60,7 +56,7 @@ def kept_objects(
     if document.published_revision is None:
         return Kept()
     pages = ids.extract_prefix(job.document_id, job.pipeline.extract)
-    return Kept(source=keep_source, checkpoints=pages if keep_pages else None)
+    return Kept(source=keeping.source, checkpoints=pages if keeping.pages else None)
 
 
 def collect_rows(stores: Stores, job: Job, document: Document | None) -> None:

@@ -1,7 +1,6 @@
 """The vocabulary: documents, pages, chunks, jobs and what is known about each.
 
-Everything here is a value. Records that live in MongoDB or leave through HTTP are pydantic models; rows that only move
-between stages are frozen dataclasses.
+Everything here is a value: pydantic models are stored or shown, frozen dataclasses only move between stages.
 """
 
 from dataclasses import dataclass
@@ -196,6 +195,13 @@ class Pace(Record):
     done: int
 
 
+class Keeping(Record):
+    """What of a document stays in the object store once it is published: the PDF, the text of its pages."""
+
+    source: bool = False
+    pages: bool = False
+
+
 class PipelineSpec(Record):
     """The fingerprints that one set of settings gives, a stage each, and the settings themselves for people to read.
 
@@ -242,6 +248,7 @@ class Job(Record):
     notify_at: AwareDatetime | None = None  # when to tell the webhook that it ended; None for never, or told
     notices: int = 0  # how often that was tried
     sweep_at: AwareDatetime | None = None  # when to look again for what nobody needs any more
+    keeping: Keeping | None = None  # what its collection was told to keep; None until it was collected
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 

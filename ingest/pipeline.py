@@ -32,7 +32,7 @@ from ingest.errors import (
     WorkTimeout,
 )
 from ingest.failures import failed_page, failure_of
-from ingest.model import ChunkPlan, FailedPage, Failure, Inspection, JobState, PipelineSpec, Revision, Stage
+from ingest.model import ChunkPlan, FailedPage, Failure, Inspection, JobState, Keeping, PipelineSpec, Revision, Stage
 from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
@@ -124,10 +124,10 @@ class Pipeline:
     async def _prepare(self) -> None:
         """Refuse what cannot go on; record which pipeline really runs."""
         job = self._tenure.job
-        if job.publish_decided:  # nothing may stop it any more, but that nobody wants it
-            document = await self._tenure.ask(self._stores.catalog.known, job.document_id)
-            if document is None or document.deleted_at is not None:
-                raise DocumentGone(GONE)
+        document = await self._tenure.ask(self._stores.catalog.known, job.document_id)
+        if document is None or document.deleted_at is not None:
+            raise DocumentGone(GONE)
+        if job.publish_decided:  # nothing else may stop it any more
             return
         if job.cancel_requested_at is not None:
             raise CancelRequested("The job was cancelled.")
@@ -284,18 +284,18 @@ class Pipeline:
 
     async def _collect(self) -> None:
         """Remove what nobody needs any more, then let the document have another job. A delete meanwhile is obeyed."""
+        keeping = Keeping(source=self._settings.keep_source, pages=self._settings.keep_pages)
         closed = False
         while not closed:
             sweep_at = await self._tenure.ask(
                 collect,
                 self._stores,
                 self._tenure.job,
-                keep_source=self._settings.keep_source,
-                keep_pages=self._settings.keep_pages,
+                keeping=keeping,
                 retry_window=timedelta(seconds=self._settings.retry_window_s),
                 still_ours=self._tenure.check_held,
             )
-            closed = await self._tenure.write(self._tenure.held.close, sweep_at=sweep_at)
+            closed = await self._tenure.write(self._tenure.held.close, keeping=keeping, sweep_at=sweep_at)
 
     async def _end(self, error: Exception) -> None:
         """End an attempt that was stopped, by what the database says of the job now: a reply may have been lost."""
@@ -311,9 +311,17 @@ class Pipeline:
             log.warning("collection is not finished; the next claim goes on", error=failure.message)
         elif job.publish_decided and not isinstance(error, DocumentGone):
             await self._requeue(failure)  # it is, or will be, visible: nothing is rolled back any more
-        elif isinstance(error, CancelRequested):
-            await self._settle_unpublished(JobState.CANCELLED)
-        elif failure.retryable and not isinstance(error, InputError) and self._may_try_again():
+        else:
+            try:
+                await self._end_unpublished(error, failure)
+            except CancelRequested:
+                await self._settle_unpublished(JobState.CANCELLED)
+
+    async def _end_unpublished(self, error: Exception, failure: Failure) -> None:
+        """Try again, or fail; raises `CancelRequested` where a cancel was asked for, until the very last write."""
+        if self._tenure.job.cancel_requested_at is not None:
+            raise CancelRequested("The job was cancelled.")
+        if failure.retryable and not isinstance(error, InputError) and self._may_try_again():
             await self._requeue(failure)
         else:
             await self._settle_unpublished(JobState.FAILED, failure)

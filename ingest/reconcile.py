@@ -20,10 +20,11 @@ from uuid import UUID
 from ingest import ids
 from ingest.collection import checkpoints_to_remove, kept_objects
 from ingest.findings import Finding, FindingKind
-from ingest.model import Document, Job
+from ingest.model import Document, Job, Keeping
 from ingest.stores import Stores
 
 SUBMIT_GRACE_S = 2.0  # a submit puts the source, then inserts the job: wait this long before calling a source an orphan
+KEEP_ALL = Keeping(source=True, pages=True)  # of a document whose collection has not said what to keep
 SOURCES, CHECKPOINTS = "sources/", "checkpoints/"
 
 
@@ -42,7 +43,7 @@ class _Tally:
 _Revisions = dict[int, dict[str, _Tally]]  # revision -> Qdrant collection -> its points
 
 
-def findings(stores: Stores, *, keep_source: bool, keep_pages: bool = False) -> Iterator[Finding]:
+def findings(stores: Stores) -> Iterator[Finding]:
     """Everything that is wrong, one document at a time; documents with an open job are left out.
 
     Memory is bounded by one document and a few numbers for each revision there is.
@@ -61,7 +62,7 @@ def findings(stores: Stores, *, keep_source: bool, keep_pages: bool = False) -> 
             return []
         found = [*case.wrong_rows(held)]
         if has_objects:
-            found += case.orphans(keep_source=keep_source, keep_pages=keep_pages, submitted_before=submitted_before)
+            found += case.orphans(submitted_before)
         return found if found and _untouched(stores, document_id, case.job_id) else []
 
     for document_id in stores.catalog.document_ids():
@@ -161,12 +162,11 @@ class _Case:
                 detail = f"{chunk_count} chunks and {points} points: {why}."
                 yield Finding(FindingKind.STRAY_ROWS, self.document_id, revision, detail, self.job_id)
 
-    def orphans(self, *, keep_source: bool, keep_pages: bool, submitted_before: float) -> Iterator[Finding]:
-        """Checkpoints and source, if nobody needs them."""
+    def orphans(self, submitted_before: float) -> Iterator[Finding]:
+        """Checkpoints and source, if nobody needs them: what a collection was told to keep is no orphan."""
         for_retry = self.latest is not None and self.latest.sweep_at is not None
-        kept = kept_objects(
-            self.latest, self.document, keep_source=keep_source, keep_pages=keep_pages, for_retry=for_retry
-        )
+        keeping = self.latest.keeping if self.latest is not None else None
+        kept = kept_objects(self.latest, self.document, keeping or KEEP_ALL, for_retry=for_retry)
         checkpoints = checkpoints_to_remove(self.stores, self.document_id, kept)
         source = []
         if not kept.source and self.stores.objects.exists(ids.source_key(self.document_id)):

@@ -3,6 +3,7 @@
 Environment variables carry the prefix `FANFOLD_`: `FANFOLD_HTTP_PORT=9000 fanfold up`.
 """
 
+import base64
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from ingest.apikeys import ApiKey
 from ingest.errors import ConfigurationError
 
 SECRET_SETTINGS = frozenset({"api_key", "api_keys", "mongodb_uri", "qdrant_api_key", "webhook_url", "webhook_secret"})
+KEY_FOLLOWS = "whsec_"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not listened on
 INSPECT_START_FACTOR = 4  # opening and repairing a broken PDF may take longer than reading one of its pages
@@ -57,14 +59,21 @@ class Settings(BaseSettings):
     dashboard_port: int = Field(8265, ge=1, le=65535, description="Port of Ray's dashboard when Fanfold starts Ray.")
     num_cpus: int | None = Field(None, ge=1, description="CPUs to offer when Fanfold starts Ray; default all.")
 
-    max_upload_bytes: int = Field(200 * 1024**2, ge=1, description="Largest file that is accepted.")
+    max_upload_bytes: int = Field(
+        200 * 1024**2, ge=1, description="Largest file that is accepted; several in one request count together."
+    )
     max_uploading_bytes: int = Field(
-        256 * 1024**2, ge=1, description="Bytes of uploads under way at a time; one more is told to come back (503)."
+        256 * 1024**2,
+        ge=1,
+        description="Bytes of uploads under way at a time in one proxy; one more is told to come back (503).",
     )
     max_queued_jobs: int = Field(10_000, ge=1, description="Jobs that may wait; while so many do, a submit gets 503.")
     max_pages: int = Field(10_000, ge=1, description="Most pages that one document may have.")
     max_running_jobs: int = Field(
-        32, ge=1, description="Jobs that one supervisor works on at a time; 16 more for tenants that have none."
+        32,
+        ge=1,
+        description="Jobs that one supervisor works on at a time; 16 more for tenants that have none, or only less "
+        "urgent ones.",
     )
     supervisors: int = Field(1, ge=1, description="Supervisors to start; they share the queue, and the CPUs.")
     max_attempts: int = Field(3, ge=1, description="Attempts in a row without progress before a job fails.")
@@ -84,7 +93,9 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(0.5, gt=0, description="How often an idle supervisor looks for jobs.")
 
     webhook_url: SecretStr | None = Field(None, description="Called with every job that has ended.")
-    webhook_secret: SecretStr | None = Field(None, description="Signs these calls (standardwebhooks.com).")
+    webhook_secret: SecretStr | None = Field(
+        None, description="Signs these calls as standardwebhooks.com says: `whsec_` and a key in base64, or any text."
+    )
 
     ocr_model: str = Field(
         "PP-OCRv6_small",
@@ -153,6 +164,18 @@ class Settings(BaseSettings):
             raise ValueError("FANFOLD_WEBHOOK_URL is not of the form https://host/path")
         return url
 
+    @field_validator("webhook_secret", mode="after")
+    @classmethod
+    def _signs(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            try:
+                key = webhook_key(secret)
+            except ValueError:
+                raise ValueError("FANFOLD_WEBHOOK_SECRET begins with whsec_, and no base64 follows") from None
+            if not key:
+                raise ValueError("FANFOLD_WEBHOOK_SECRET is empty")
+        return secret
+
     @field_validator("embedder_gpus", mode="after")
     @classmethod
     def _whole_or_a_fraction(cls, gpus: float) -> float:
@@ -196,6 +219,16 @@ def unknown_settings(environment: Mapping[str, str]) -> list[str]:
         meant = "".join(f" Do you mean {close}?" for close in get_close_matches(name, known, n=1))
         said.append(f"{name} is no setting and changes nothing.{meant}")
     return said
+
+
+def webhook_key(secret: SecretStr) -> bytes:
+    """What signs: after `whsec_` the key in base64, as Standard Webhooks writes it; any other text is the key itself.
+
+    Raises `ValueError` when no base64 follows.
+    """
+    text = secret.get_secret_value()
+    key = text.removeprefix(KEY_FOLLOWS)
+    return text.encode() if key == text else base64.b64decode(key, validate=True)
 
 
 def _listed(value: str) -> tuple[str, ...]:

@@ -179,18 +179,18 @@ def _open_job(stores: Stores, wanted: _Wanted, job_that_serves: Callable[[], Job
 def _job_that_serves(stores: Stores, tenant: str, document_id: str, pipeline: PipelineSpec) -> Job | None:
     """The job that already does, or has done, what a new one would do.
 
-    One that has decided to publish serves only once readers see what it published: a delete may have come between.
+    None serves a document that was deleted, until `register` brings it back. One that has decided to publish serves
+    only once readers see what it published: a delete may have come between.
     """
     latest = stores.jobs.latest(document_id)
-    if latest is None:
+    document = stores.catalog.documents(tenant, [document_id]).get(document_id)
+    if latest is None or document is None:
         return None
     if _is_active(latest) and not latest.publish_decided:
         return latest
     if latest.state.terminal and not (latest.state.published and latest.pipeline.fingerprint == pipeline.fingerprint):
         return None
-    document = stores.catalog.documents(tenant, [document_id]).get(document_id)
-    shown = document is not None and document.published_revision == latest.revision
-    return latest if shown else None
+    return latest if document.published_revision == latest.revision else None
 
 
 def _is_active(job: Job) -> bool:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+from tenacity.stop import stop_base
 
 from ingest.endings import ended, happens
 from ingest.errors import CancelRequested, LeaseLost, NodeLost, StoreUnavailable, WorkTimeout
@@ -40,7 +41,7 @@ class Tenure:
         self._writing = asyncio.Lock()  # one write to the job at a time, so that `held.job` is always the newest
         self.stage: Stage | None = None  # that the attempt has come to
         self._worktime = held.worktime
-        self._stage_began_s = self._moved_s = self._worktime.seconds
+        self._stage_began_s = self._worktime.seconds
         self._read_at = time.monotonic()
         self._hinted = asyncio.Event()
 
@@ -116,7 +117,7 @@ class Tenure:
 
     def _check_stalled(self) -> None:
         """A lease is kept by work that gets on, not by a heartbeat beside work that does not."""
-        if self._worktime.seconds - self._moved_s >= self._settings.stall_timeout_s:
+        if self._worktime.standstill_s >= self._settings.stall_timeout_s:
             raise WorkTimeout("Nothing moved for as long as FANFOLD_STALL_TIMEOUT_S allows.")
 
     def _check_limits(self) -> None:
@@ -168,7 +169,7 @@ class Tenure:
                         log.warning("work was lost with its node", error=error.message)
                 return await self._patiently(work, *args, **kwargs)
         finally:
-            self._moved_s = self._worktime.seconds
+            self._worktime.move()
 
     async def _patiently(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do the work again, with growing pauses, while a store does not answer: an outage is no fault of the job's.
@@ -178,11 +179,27 @@ class Tenure:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
             wait=wait_exponential_jitter(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S, jitter=FIRST_PAUSE_S),
-            stop=stop_after_delay(self._settings.outage_timeout_s),
+            stop=_OutageLasted(self._settings.outage_timeout_s),
             before_sleep=_log_outage,
             reraise=True,
         )
         return await retrying(work, *args, **kwargs)
+
+
+class _OutageLasted(stop_base):
+    """The work has failed for so long: what it waited for its turn and worked before it first failed is no outage."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._failing_since: float | None = None
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        """After each failure."""
+        failed_at = retry_state.outcome_timestamp
+        assert failed_at is not None
+        if self._failing_since is None:
+            self._failing_since = failed_at
+        return failed_at - self._failing_since >= self._limit_s
 
 
 def _log_outage(state: RetryCallState) -> None:

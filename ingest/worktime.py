@@ -20,12 +20,22 @@ class WorkTime:
         self._asked = self._waiting = 0  # units
         self._seconds = 0.0  # until `_runs_since`, or, while it stands still, until now
         self._runs_since: float | None = time.monotonic()
+        self._moved_s = 0.0
 
     @property
     def seconds(self) -> float:
         """At work so far."""
         with self._lock:
             return self._until(time.monotonic())
+
+    @property
+    def standstill_s(self) -> float:
+        """How long it has been at work since something moved."""
+        return self.seconds - self._moved_s
+
+    def move(self) -> None:
+        """Something has: a unit ended, or one of many steps has come further."""
+        self._moved_s = self.seconds
 
     @contextmanager
     def unit(self) -> Iterator[None]:
@@ -72,3 +82,10 @@ def waiting() -> Iterator[None]:
     else:
         with worktime.unit_waits():
             yield
+
+
+def moved() -> None:
+    """The unit of work that this is called in has come further. Outside of any it means nothing."""
+    worktime = _current.get()
+    if worktime is not None:
+        worktime.move()

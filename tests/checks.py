@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from ingest import ids, reconcile
 from ingest.collection import kept_objects
-from ingest.model import RELEASED, Document, Job, JobState
+from ingest.model import RELEASED, Document, Job, JobState, Keeping
 from ingest.stores import Stores
 from serve.schemas import JobView
 
@@ -66,7 +66,7 @@ def assert_invariants(
     shown = {(one.document_id, one.published_revision) for one in documents if one.chunk_count}
     assert {row for row in _rows(stores) if row[0] not in busy} == shown, "rows that no reader sees, or none to see"
     for _ in range(2):  # the second time finds what the first one did
-        assert list(reconcile.findings(stores, keep_source=keep_source)) == []
+        assert list(reconcile.findings(stores)) == []
 
 
 def wait_until_collected(stores: Stores, at_work: Collection[str] = ()) -> None:
@@ -160,7 +160,7 @@ def _assert_document(stores: Stores, document: Document, jobs: list[Job], *, kee
     if latest is not None and latest.state.published:
         assert shown == latest.revision, f"succeeded, and not shown: {latest}"
     for_retry = latest is not None and latest.sweep_at is not None
-    kept = kept_objects(latest, document, keep_source=keep_source, for_retry=for_retry)
+    kept = kept_objects(latest, document, Keeping(source=keep_source), for_retry=for_retry)
     if kept.source:
         assert stores.objects.exists(ids.source_key(document.document_id)), f"the PDF is not kept: {latest}"
 

@@ -17,6 +17,7 @@ from ingest.model import (
     Failure,
     Job,
     JobState,
+    Keeping,
     Lease,
     PipelineSpec,
     Stage,
@@ -24,6 +25,7 @@ from ingest.model import (
 )
 from ingest.worktime import WorkTime
 
+KEEP_NOTHING = Keeping()
 TERMINAL = tuple(state for state in JobState if state.terminal)
 
 
@@ -124,16 +126,14 @@ class HeldJob:
             f"stages.{Stage.PUBLISH}.status": StageStatus.RUNNING,
             f"stages.{Stage.PUBLISH}.started_at": self._queue.now(),
         }
-        try:
-            self._write(decision, state=JobState.RUNNING, cancel_requested_at=None)
-        except LeaseLost:
-            if self.renew().cancel_requested_at is not None:
-                raise CancelRequested("The job was cancelled before it was published.") from None
-            raise
+        self._write_uncancelled(decision)
 
     @fault_point("jobs.settle")
     def settle(self, state: JobState, error: Failure | None = None, *, notify: bool = False) -> None:
-        """Reach a terminal state. The job stays open until `close`, for collection. `notify`: the webhook is told."""
+        """Reach a terminal state. The job stays open until `close`, for collection. `notify`: the webhook is told.
+
+        Raises `CancelRequested` instead of failing: who was told that the job is cancelled must see it end so.
+        """
         now = self._queue.now()
         change: dict[str, Any] = {"state": state, "error": None if error is None else error.model_dump()}
         if notify:
@@ -141,11 +141,18 @@ class HeldJob:
         for stage, record in self.job.stages.items():
             if record.status is StageStatus.RUNNING:
                 change |= {f"stages.{stage}.status": StageStatus.FAILED, f"stages.{stage}.finished_at": now}
-        self._write(change | self._attempt_end(state, error, now), state=JobState.RUNNING)
+        change |= self._attempt_end(state, error, now)
+        if state is JobState.FAILED:
+            self._write_uncancelled(change)
+        else:
+            self._write(change, state=JobState.RUNNING)
 
     @fault_point("jobs.requeue")
     def requeue(self, error: Failure, *, delay_s: float) -> None:
-        """Give the job back for another attempt after `delay_s` seconds; the error is the attempt's."""
+        """Give the job back for another attempt after `delay_s` seconds; the error is the attempt's.
+
+        Raises `CancelRequested` when there shall be none.
+        """
         now = self._queue.now()
         available_at = now + timedelta(seconds=delay_s)
         change = {
@@ -154,7 +161,7 @@ class HeldJob:
             "lease.holder": None,
             "lease.expires_at": available_at,
         }
-        self._write(change | self._stages_wait() | self._attempt_end("requeued", error, now), state=JobState.RUNNING)
+        self._write_uncancelled(change | self._stages_wait() | self._attempt_end("requeued", error, now))
 
     @fault_point("jobs.release")
     def release(self) -> None:
@@ -164,13 +171,21 @@ class HeldJob:
         self._write(change | self._stages_wait() | self._attempt_end(RELEASED, None, now), state=JobState.RUNNING)
 
     @fault_point("jobs.close")
-    def close(self, *, sweep_at: datetime | None) -> bool:
+    def close(self, *, sweep_at: datetime | None, keeping: Keeping = KEEP_NOTHING) -> bool:
         """Collected: let the document have another job, and look at what is left of this one again at `sweep_at`.
+
+        What was to be kept is written down: fsck must not judge by the settings of whoever calls it.
 
         False, and nothing changed, when another sweep was asked for since the record was last read: it shows it now.
         """
         now = self._queue.now()
-        change = {"open": False, "sweep_at": sweep_at, "lease.holder": None, "lease.expires_at": now}
+        change = {
+            "open": False,
+            "sweep_at": sweep_at,
+            "keeping": keeping.model_dump(),
+            "lease.holder": None,
+            "lease.expires_at": now,
+        }
         try:
             self._write(change, state={"$in": TERMINAL}, sweep_at=self.job.sweep_at)
         except LeaseLost:
@@ -202,6 +217,15 @@ class HeldJob:
 
     def _write(self, change: Mapping[str, Any], **only_if: Any) -> Job:
         return self._update({"$set": change}, **only_if)
+
+    def _write_uncancelled(self, change: Mapping[str, Any]) -> None:
+        """Write, unless a cancel was asked for before: then raise `CancelRequested`, and nothing is changed."""
+        try:
+            self._write(change, state=JobState.RUNNING, cancel_requested_at=None)
+        except LeaseLost:
+            if self.look().cancel_requested_at is not None:
+                raise CancelRequested("The job was cancelled.") from None
+            raise
 
     def _update(self, update: Mapping[str, Any], **only_if: Any) -> Job:
         written = self._queue.write_held(self.job.job_id, self._lease, self._with_worktime(update), only_if)

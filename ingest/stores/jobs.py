@@ -17,7 +17,7 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from ingest.errors import LeaseLost, NotFound, StoreUnavailable
+from ingest.errors import LeaseLost, NotFound, StoreError
 from ingest.faults import fault_point
 from ingest.model import Job, JobState, Lease, PipelineSpec, Stage, StageStatus
 from ingest.stores.clock import Clock
@@ -309,7 +309,7 @@ class JobStore:
                 asked = {"open": True, "state": state, "cancel_requested_at": {"$gt": BEFORE_ALL}}
                 for one in self._claim(asked, holder, limit=limit - len(held)):
                     held.append(one)  # noqa: PERF402  # at once: what comes next may raise
-        except StoreUnavailable:
+        except StoreError:
             if not held:  # those that were claimed are to be worked on
                 raise
         return held

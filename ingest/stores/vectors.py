@@ -101,8 +101,9 @@ class VectorStore:
                 except (ApiException, ValueError):  # somebody else created it between the question and the call
                     if not self._client.collection_exists(self._collection):
                         raise
-            for field, schema in INDEXED_PAYLOAD.items():
-                self._client.create_payload_index(self._collection, field_name=field, field_schema=schema)
+            for collection in self._collections():  # removals look at all of them, in strict mode by index only
+                for field, schema in INDEXED_PAYLOAD.items():
+                    self._client.create_payload_index(collection, field_name=field, field_schema=schema)
 
     @fault_point("vectors.upsert")
     def upsert(self, revision: Revision, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:

@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 from ingest.collection import collect
-from ingest.model import Job
+from ingest.model import Job, Keeping
 from ingest.stores import Stores
-from ingest.stores.held import HeldJob
+from ingest.stores.held import KEEP_NOTHING, HeldJob
 from ingest.stores.jobs import JobStore
 from tests.builders import TENANT, pipeline_named
 
@@ -17,13 +17,13 @@ def insert(jobs: JobStore, document_id: str = "d", *, revision: int = 1, tenant:
     return job
 
 
-def collect_and_close(stores: Stores, held: HeldJob) -> None:
+def collect_and_close(stores: Stores, held: HeldJob, keeping: Keeping = KEEP_NOTHING) -> None:
     """What comes after a job has ended, as the pipeline does it."""
     closed = False
     while not closed:
         window = timedelta(days=7)
-        sweep_at = collect(stores, held.job, keep_source=False, retry_window=window, still_ours=lambda: None)
-        closed = held.close(sweep_at=sweep_at)
+        sweep_at = collect(stores, held.job, keeping=keeping, retry_window=window, still_ours=lambda: None)
+        closed = held.close(keeping=keeping, sweep_at=sweep_at)
 
 
 def claim_next(jobs: JobStore, holder: str = "a") -> HeldJob | None:

@@ -175,3 +175,36 @@ async def test_a_cancel_may_be_repeated_and_never_changes_an_end(bench: Bench) -
     assert bench.stores.jobs.request_cancel(job.job_id) == ended
     with pytest.raises(NotFound):
         bench.stores.jobs.request_cancel("unknown")
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+async def test_a_cancel_is_obeyed_also_when_the_attempt_fails_meanwhile(bench: Bench, tries: int) -> None:
+    """It is not put off until after the pause before the next attempt, and does not end as `failed`."""
+    job = bench.submit()
+    bench.settings = bench.settings.model_copy(update={"retry_delay_s": 1000.0, "max_attempts": tries})
+
+    async def cancel_then_crash(_name: str, _number: int) -> None:
+        bench.stores.jobs.request_cancel(job.job_id)
+        raise WorkerCrashed("It died.")
+
+    assert (await bench.run(bench.claim(), cancel_then_crash)).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(("ending", "tries"), [("requeue", 3), ("settle", 1)])
+async def test_a_cancel_before_the_last_write_of_a_failed_attempt_is_obeyed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, ending: str, tries: int
+) -> None:
+    """The holder that gives the job back, or fails it, has not seen the cancel: that very write does."""
+    job = bench.submit()
+    bench.settings = bench.settings.model_copy(update={"retry_delay_s": 1000.0, "max_attempts": tries})
+    held = bench.claim()
+    write = getattr(held, ending)
+
+    def cancel_then_write(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.undo()
+        bench.stores.jobs.request_cancel(job.job_id)
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(held, ending, cancel_then_write)
+    ended = await bench.run(held, failing("inspect", 0, WorkerCrashed("It died.")))
+    assert (ended.state, len(ended.attempts), ended.open) == (JobState.CANCELLED, 1, False)

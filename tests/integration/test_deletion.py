@@ -220,3 +220,30 @@ async def test_the_rows_of_a_deleted_version_go_also_when_the_next_job_fails(ben
     failed = await bench.run(bench.claim(), failing("embed", 0, TooManyFailedPages("Half of it.")))
     assert (failed.state, failed.revision) == (JobState.FAILED, 2)
     bench.assert_no_rows(first)
+
+
+async def test_a_job_that_was_opened_on_a_deleted_document_does_no_work(bench: Bench) -> None:
+    """A submit that had registered the document inserts its job after the delete: nobody waits for its pages."""
+    document_id = bench.submit().document_id
+    delete(bench.stores, TENANT, document_id)
+    await bench.run(bench.claim())
+    opened = bench.stores.jobs.insert(tenant=TENANT, document_id=document_id, revision=2, pipeline=PIPELINE)
+    assert opened is not None
+    ended = await bench.run(bench.claim())
+    assert not bench.engine.calls
+    assert (ended.state, ended.error and ended.error.category) == (JobState.FAILED, "job")
+    assert_nothing_left(bench.stores, document_id, 2)
+
+
+async def test_a_submit_after_a_delete_brings_the_document_back_for_a_job_that_missed_it(bench: Bench) -> None:
+    """Who sends the bytes after the delete is not given a job that can never publish."""
+    document_id = bench.submit().document_id
+    delete(bench.stores, TENANT, document_id)
+    await bench.run(bench.claim())
+    opened = bench.stores.jobs.insert(tenant=TENANT, document_id=document_id, revision=2, pipeline=PIPELINE)
+    assert opened is not None
+    again = bench.submit()
+    assert again.job_id == opened.job_id
+    ended = await bench.run(bench.claim())
+    assert ended.state is JobState.SUCCEEDED
+    bench.assert_published_exactly(ended)

@@ -10,7 +10,7 @@ import pytest
 from pymongo.database import Database
 
 from ingest import worktime
-from ingest.errors import Category, LeaseLost, StoreUnavailable
+from ingest.errors import Category, LeaseLost, StoreError, StoreRefused, StoreUnavailable
 from ingest.model import FailedPage, Failure, JobState, PageFailure, Stage, StageStatus
 from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
@@ -406,8 +406,9 @@ def test_the_last_write_is_the_newest_whoever_has_which_clock(
     assert raw(database, held.job.job_id)["updated_at"] >= ahead - timedelta(milliseconds=1)
 
 
+@pytest.mark.parametrize("error", [StoreUnavailable("MongoDB does not answer."), StoreRefused("MongoDB refuses.")])
 def test_what_was_claimed_before_the_store_fell_silent_is_worked_on(
-    jobs: JobStore, database: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    jobs: JobStore, database: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, error: StoreError
 ) -> None:
     """A waiting job and an abandoned one shall be cancelled: the second claim fails, and the first is not forgotten."""
     insert(jobs, "abandoned")
@@ -420,11 +421,11 @@ def test_what_was_claimed_before_the_store_fell_silent_is_worked_on(
 
     def silent(*arguments: Any) -> Any:
         if claimed:
-            raise StoreUnavailable("MongoDB does not answer.")
+            raise error
         claimed.append(claim_one(*arguments))
         return claimed[0]
 
     monkeypatch.setattr(jobs, "_claim_one", silent)
     assert [held.job.job_id for held in jobs.claim_cancelled("h", limit=9)] == [waiting]
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(type(error)):
         jobs.claim_cancelled("h", limit=9)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from ingest.errors import Category, LeaseLost
+from ingest.errors import Category, LeaseLost, StoreUnavailable
 from ingest.model import Failure, JobState, Stage, StageStatus
 from ingest.revisions import roll_back
 from ingest.stores import Stores
 from ingest.tenure import Tenure
-from ingest.worktime import waiting
+from ingest.worktime import moved, waiting
 from tests.builders import a_revision, axis_vectors, some_chunks
 from tests.integration.bench import Bench
 from tests.integration.engines import Hook
@@ -176,3 +176,35 @@ async def test_a_hint_in_the_last_moment_keeps_no_lease(bench: Bench) -> None:
     holding = asyncio.create_task(tenure.while_held(work()))
     done, _ = await asyncio.wait({holding}, timeout=10)
     assert done
+
+
+async def test_one_long_inspection_that_comes_from_page_to_page_is_not_stuck(bench: Bench) -> None:
+    """It is one unit of work, far longer than the limit: each page that it comes to is movement."""
+    bench.submit()
+    bench.settings = bench.settings.model_copy(update={"stall_timeout_s": 0.8})
+
+    async def page_by_page(name: str, _number: int) -> None:
+        if name == "inspect":
+            for _ in range(5):
+                await asyncio.sleep(0.4)
+                moved()
+
+    ended = await bench.run(bench.claim(), page_by_page)
+    assert (ended.state, len(ended.attempts)) == (JobState.SUCCEEDED, 1)
+
+
+async def test_the_wait_for_a_turn_uses_up_no_patience_with_a_store(bench: Bench) -> None:
+    """A page that waited longer than FANFOLD_OUTAGE_TIMEOUT_S for its turn, then met a store that was away, is read."""
+    bench.submit()
+    bench.settings = bench.settings.model_copy(update={"outage_timeout_s": 1.0})
+    failures = [StoreUnavailable("S3 is busy.")]
+
+    async def waits_then_fails(name: str, _number: int) -> None:
+        if name == "read_page" and failures:
+            failure = failures.pop()
+            with waiting():
+                await asyncio.sleep(1.5)
+            raise failure
+
+    ended = await bench.run(bench.claim(), waits_then_fails)
+    assert (ended.state, len(ended.attempts)) == (JobState.SUCCEEDED, 1)

@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 from pymongo.database import Database
 
-from cluster.notices import MAX_TRIES, Notifier
+from cluster.notices import MAX_TRIES, Notifier, signature
 from ingest.errors import WorkerCrashed
 from ingest.model import Failure, JobState
 from ingest.stores.jobs import JobStore
@@ -26,7 +26,7 @@ from tests.receiver import Receiver
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 DatabaseOf = Database[dict[str, Any]]
-SECRET = SecretStr("a secret that only both ends know")
+SECRET = SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 BROKEN = Failure(category=WorkerCrashed.category, message="It died.", retryable=True)
 
 
@@ -70,13 +70,29 @@ async def test_a_notice_is_signed_and_sent_once(jobs: JobStore, receiver: Receiv
     shown = json.loads(body)
     assert (shown["type"], shown["data"]["job_id"]) == ("job.failed", job_id)
     assert shown["data"]["error"]["message"] == "It died."
-    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-    expected = base64.b64encode(hmac.digest(SECRET.get_secret_value().encode(), signed, hashlib.sha256)).decode()
-    assert headers["webhook-signature"] == f"v1,{expected}"
+    expected = signature(SECRET, headers["webhook-id"], headers["webhook-timestamp"], body)
+    assert headers["webhook-signature"] == expected
+
+
+def test_the_signature_is_that_of_standard_webhooks() -> None:
+    """The example that the libraries of standardwebhooks.com are tested with; any other text is the key itself."""
+    example = "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b'{"test": 2432232314}'
+    assert signature(SECRET, *example) == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert signature(SecretStr("key"), "id", "1", b"") == (
+        f"v1,{base64.b64encode(hmac.digest(b'key', b'id.1.', hashlib.sha256)).decode()}"
+    )
+
+
+async def test_without_a_secret_nothing_is_signed(jobs: JobStore, receiver: Receiver) -> None:
+    """A receiver that asks for a signature refuses such a call."""
+    end_one(jobs)
+    await send_one(jobs, receiver.url, secret=None)
+    [(_, headers, _)] = receiver.calls
+    assert "webhook-signature" not in headers
 
 
 async def test_the_readmes_check_tells_genuine_calls_from_others(jobs: JobStore, receiver: Receiver) -> None:
-    """The function that the README gives to receivers accepts ours and refuses a changed body."""
+    """The function that the README gives to receivers accepts ours and refuses a changed body, and an old one."""
     end_one(jobs)
     await send_one(jobs, receiver.url)
     [(_, headers, body)] = receiver.calls
@@ -85,7 +101,10 @@ async def test_the_readmes_check_tells_genuine_calls_from_others(jobs: JobStore,
     exec(snippet, names)
     assert names["is_genuine"](SECRET.get_secret_value(), headers, body)
     assert not names["is_genuine"](SECRET.get_secret_value(), headers, body + b" ")
-    assert not names["is_genuine"]("a guess", headers, body)
+    assert not names["is_genuine"]("whsec_YSBndWVzcw==", headers, body)
+    old = headers | {"webhook-timestamp": str(int(headers["webhook-timestamp"]) - 3600)}
+    old["webhook-signature"] = signature(SECRET, old["webhook-id"], old["webhook-timestamp"], body)
+    assert not names["is_genuine"](SECRET.get_secret_value(), old, body)
 
 
 async def test_a_notice_that_does_not_arrive_comes_again_later(

@@ -213,7 +213,7 @@ def test_a_chunk_without_words_is_found_by_meaning_only(store: VectorStore) -> N
 
 
 def test_the_points_of_an_earlier_version_are_left_alone(server: QdrantServer) -> None:
-    """An old collection, with one unnamed vector, is neither written to nor in the way; deletes reach it."""
+    """An old collection, with one unnamed vector, is neither written to nor in the way; deletes reach it, by index."""
     client = QdrantClient(url=server.url, check_compatibility=False)
     name = collection_name("m", DIMENSION)
     old, now = name.removesuffix(f"-v{POINTS_VERSION}"), store_at(server, name)
@@ -221,6 +221,7 @@ def test_the_points_of_an_earlier_version_are_left_alone(server: QdrantServer) -
     payload = {"tenant": TENANT, "document_id": "d", "revision": 1, "epoch": 1}
     client.upsert(old, [models.PointStruct(id=ids.chunk_id("d", 1, 0), vector=QUERY, payload=payload)], wait=True)
     now.prepare(DIMENSION)
+    assert any(request.startswith(f"PUT /collections/{old}/index") for request in server.requests)
     assert now.search(TENANT, QUERY, limit=3) == []
     write(now, "d", 2, 1)
     assert now.collections_with("d", 1) == {old: {ids.chunk_id("d", 1, 0)}}

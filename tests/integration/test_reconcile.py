@@ -16,9 +16,10 @@ from qdrant_client import QdrantClient
 from ingest import ids, reconcile
 from ingest.errors import Category, WorkerCrashed
 from ingest.findings import Finding, FindingKind
-from ingest.model import Failure, Job, JobState, PipelineSpec
+from ingest.model import Failure, Job, JobState, Keeping, PipelineSpec
 from ingest.settings import Settings
 from ingest.stores import Stores
+from ingest.stores.held import KEEP_NOTHING
 from ingest.stores.vectors import VectorStore
 from ingest.submission import Upload, submit
 from tests.builders import TENANT, a_document, a_revision, an_upload, axis_vectors, pipeline_named, some_chunks
@@ -39,14 +40,14 @@ def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "SUBMIT_GRACE_S", 0.0)
 
 
-def fsck(stores: Stores, *, keep_source: bool = False, keep_pages: bool = False) -> list[Finding]:
+def fsck(stores: Stores) -> list[Finding]:
     """What is wrong."""
-    return list(reconcile.findings(stores, keep_source=keep_source, keep_pages=keep_pages))
+    return list(reconcile.findings(stores))
 
 
-def fsck_repair(stores: Stores, *, keep_source: bool = False) -> list[bool]:
+def fsck_repair(stores: Stores) -> list[bool]:
     """Repair what is wrong, as it is found."""
-    return [reconcile.repair(stores, found) for found in reconcile.findings(stores, keep_source=keep_source)]
+    return [reconcile.repair(stores, found) for found in reconcile.findings(stores)]
 
 
 def kinds(found: list[Finding]) -> list[tuple[FindingKind, int | None]]:
@@ -80,7 +81,14 @@ def send(stores: Stores, upload: Upload, pipeline: PipelineSpec = PIPELINE) -> J
     return submit(stores, upload, tenant=TENANT, pipeline=pipeline).job
 
 
-def publish(stores: Stores, upload: Upload, *, chunks: int = 4, pipeline: PipelineSpec = PIPELINE) -> Job:
+def publish(
+    stores: Stores,
+    upload: Upload,
+    *,
+    chunks: int = 4,
+    pipeline: PipelineSpec = PIPELINE,
+    keeping: Keeping = KEEP_NOTHING,
+) -> Job:
     """The document's whole way, without its pages: rows in both stores, published, collected, closed."""
     send(stores, upload, pipeline)
     held = claim(stores.jobs)
@@ -90,7 +98,7 @@ def publish(stores: Stores, upload: Upload, *, chunks: int = 4, pipeline: Pipeli
     held.decide_publish()
     assert stores.catalog.publish(job.document_id, job.revision, page_count=1, chunk_count=chunks)
     held.settle(JobState.SUCCEEDED)
-    collect_and_close(stores, held)
+    collect_and_close(stores, held, keeping)
     return held.job
 
 
@@ -241,7 +249,7 @@ def test_objects_that_no_retry_needs_are_removed(
     """Checkpoints, and the source last, by exact key."""
     job = settle(stores, upload, state, error, kept=False)
     source = ids.source_key(job.document_id)
-    [found] = fsck(stores, keep_source=True)
+    [found] = fsck(stores)
     assert (found.kind, len(found.keys), found.keys[-1]) == (FindingKind.ORPHAN_OBJECTS, 2, source)
     assert_repaired_for_good(stores)
     assert not stores.objects.exists(source)
@@ -262,28 +270,42 @@ def test_objects_of_nobody_are_removed(stores: Stores, database: DatabaseOf, upl
     assert stores.objects.exists("sources/README")
 
 
-def test_a_source_that_is_to_be_kept_is_no_orphan(stores: Stores, upload: Upload) -> None:
-    """FANFOLD_KEEP_SOURCE keeps the source of a published document, and no checkpoint."""
-    job = publish(stores, upload)
+def test_a_source_that_was_kept_is_no_orphan(stores: Stores, upload: Upload) -> None:
+    """What FANFOLD_KEEP_SOURCE was when the document was published counts, and keeps no checkpoint."""
+    job = publish(stores, upload, keeping=Keeping(source=True))
+    assert stores.objects.exists(ids.source_key(job.document_id))
     checkpoint = write_checkpoint(stores, job.document_id)
-    stores.objects.put_file(ids.source_key(job.document_id), upload.path)
-    [kept] = fsck(stores, keep_source=True)
-    assert kept.keys == (checkpoint,)
-    [removed] = fsck(stores)
-    assert removed.keys == (checkpoint, ids.source_key(job.document_id))
+    [found] = fsck(stores)
+    assert found.keys == (checkpoint,)
+    assert_repaired_for_good(stores)
+    assert stores.objects.exists(ids.source_key(job.document_id))
 
 
-def test_pages_that_are_to_be_kept_are_no_orphans(stores: Stores, upload: Upload) -> None:
-    """FANFOLD_KEEP_PAGES keeps what a published document's pages were read as, and no other checkpoint."""
+def test_a_source_that_was_not_kept_is_an_orphan(stores: Stores, upload: Upload) -> None:
+    """A submit that died had put it once more."""
     job = publish(stores, upload)
+    stores.objects.put_file(ids.source_key(job.document_id), upload.path)
+    [found] = fsck(stores)
+    assert found.keys == (ids.source_key(job.document_id),)
+
+
+def test_what_nobody_has_decided_on_is_kept(stores: Stores, database: DatabaseOf, upload: Upload) -> None:
+    """A published document whose collection said nothing of what it kept, as earlier versions did not."""
+    job = publish(stores, upload, keeping=Keeping(source=True))
+    database["jobs"].update_one({"_id": job.job_id}, {"$unset": {"keeping": True}})
+    assert fsck(stores) == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_pages_that_were_kept_are_no_orphans(stores: Stores, upload: Upload, *, kept: bool) -> None:
+    """FANFOLD_KEEP_PAGES keeps what a published document's pages were read as, and no other checkpoint."""
+    job = publish(stores, upload, keeping=Keeping(pages=kept))
     page = f"{ids.pages_prefix(job.document_id, job.pipeline.extract)}000001.parquet"
     chunks = ids.chunks_key(job.document_id, job.pipeline.chunk)
     for key in (page, chunks):
         stores.objects.put(key, b"a checkpoint")
-    [kept] = fsck(stores, keep_pages=True)
-    assert kept.keys == (chunks,)
-    [removed] = fsck(stores)
-    assert set(removed.keys) == {page, chunks}
+    [found] = fsck(stores)
+    assert set(found.keys) == ({chunks} if kept else {page, chunks})
 
 
 @pytest.mark.parametrize("claimed", [False, True], ids=["queued", "running"])

@@ -6,6 +6,7 @@ import tracemalloc
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from cluster.queue import GUEST_PLACES, Queue
 from cluster.scheduler import FairScheduler, Owner
 from cluster.supervisor import Supervisor
 from ingest.endings import all_done
+from ingest.errors import StoreRefused
 from ingest.model import ChunkPlan, Inspection, Job, JobState, Revision
 from ingest.pipeline import Pipeline
 from ingest.settings import Settings
@@ -325,3 +327,40 @@ async def test_a_supervisor_claims_by_turns(
     for task in supervisor._running:
         task.cancel()
     assert sorted(tenants) == ["a", "b"]
+
+
+def test_a_job_that_the_database_refuses_stands_in_nobodys_way(
+    jobs: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claim raises once; then the next one's turn comes."""
+    refused, fine = insert(jobs, "refused"), insert(jobs, "fine")
+    queue, claim = Queue(jobs, settings, "holder"), jobs.claim
+
+    def refuse(holder: str, job_id: str) -> HeldJob | None:
+        if job_id == refused.job_id:
+            raise StoreRefused("MongoDB refuses.")
+        return claim(holder, job_id)
+
+    monkeypatch.setattr(jobs, "claim", refuse)
+    monkeypatch.setattr("cluster.queue.OVERLAP", timedelta(0))  # what was just submitted would be read again
+    with pytest.raises(StoreRefused):
+        queue.claim_next([])
+    held = queue.claim_next([])
+    assert held is not None
+    assert held.job.job_id == fine.job_id
+
+
+def test_who_finds_nothing_but_what_others_have_taken_stops_looking(
+    jobs: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a second: a supervisor has orders to hear. The search goes on where it stopped."""
+    for number in range(4):
+        insert(jobs, f"taken {number}")
+    asked: list[str] = []
+    monkeypatch.setattr(jobs, "claim", lambda _holder, job_id: asked.append(job_id))
+    monkeypatch.setattr("cluster.queue.LONGEST_SEARCH_S", 0.0)
+    monkeypatch.setattr("cluster.queue.OVERLAP", timedelta(0))
+    queue = Queue(jobs, settings, "holder")
+    for looks in range(1, 5):
+        assert queue.claim_next([]) is None
+        assert len(set(asked)) == looks

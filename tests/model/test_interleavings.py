@@ -28,6 +28,9 @@ CANCELLED = Scenario("cancel", users=(CANCEL,), left=Left(beats=1), fewest_state
 CANCELLED_TAKEOVER = Scenario("cancel and takeover", users=(CANCEL,), left=Left(ticks=1), fewest_states=40_000)
 CANCELLED_RETRIED = Scenario("cancel, retry", users=(("cancel", "retry"),), fewest_states=3_000)
 CANCELLED_REQUEUED = Scenario("cancel and requeue", users=(CANCEL,), left=Left(errors=1), fewest_states=4_000)
+CANCELLED_FAILED = Scenario(
+    "cancel and failure", users=(CANCEL,), left=Left(errors=1), error=FATAL, fewest_states=4_000
+)
 CANCELLED_SENT_AGAIN = Scenario(
     "cancel, submit, sweep",
     supervisors=1,
@@ -58,6 +61,7 @@ QUICK = [
     CANCELLED_TAKEOVER,
     CANCELLED_RETRIED,
     CANCELLED_REQUEUED,
+    CANCELLED_FAILED,
     CANCELLED_SENT_AGAIN,
     CANCELLED_SUBMITTED,
     CANCELLED_DELETED_SENT_AGAIN,

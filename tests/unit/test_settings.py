@@ -72,6 +72,8 @@ def test_secrets_do_not_show() -> None:
         ("LOG_LEVEL", "LOUD"),
         ("WEBHOOK_URL", "https://receiver.example:80a/hook"),
         ("WEBHOOK_URL", "receiver.example/hook"),
+        ("WEBHOOK_SECRET", "whsec_no base64"),
+        ("WEBHOOK_SECRET", ""),
     ],
 )
 def test_a_value_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

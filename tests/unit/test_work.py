@@ -16,8 +16,10 @@ from ray.exceptions import (
 )
 
 from cluster import work
+from cluster.engine import _at_page
 from cluster.work import Started, Work, meaning_of
 from ingest.errors import NodeLost, NodeOutOfMemory, WorkerCrashed, WorkError, WorkTimeout
+from ingest.model import Inspection
 
 GONE = NodeDiedError("gone")  # type: ignore[no-untyped-call]  # Ray ships it untyped
 FULL = OutOfMemoryError("full")  # type: ignore[no-untyped-call]
@@ -89,3 +91,29 @@ async def test_a_cancellation_in_the_moment_of_a_sign_of_life_is_not_lost(monkey
     assert done
     assert result.cancelled()
     assert stopped == [one]
+
+
+async def test_every_step_of_the_work_is_movement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long inspection comes from page to page; that a process has begun is no step."""
+
+    def told(value: object) -> asyncio.Future[object]:
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(value)
+        return future
+
+    async def values() -> AsyncIterator[asyncio.Future[object]]:
+        for value in (Started(node_id="a", pid=1, born=1), 1, 2):
+            yield told(value)
+
+    moves: list[None] = []
+    monkeypatch.setattr(work, "moved", lambda: moves.append(None))
+    assert await Work(values(), limit_s=60).result() == 2
+    assert len(moves) == 2
+
+
+@pytest.mark.parametrize(("last", "page_number"), [(7, 7), (None, None), (Inspection(1, (), ()), None)])
+def test_a_broken_inspection_names_the_page_it_had_come_to(
+    last: int | Inspection | None, page_number: int | None
+) -> None:
+    """And none when it died before the first, or with its result in hand."""
+    assert _at_page(WorkerCrashed("It died."), last).page_number == page_number

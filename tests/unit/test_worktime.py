@@ -9,7 +9,7 @@ import pytest
 from cluster.scheduler import FairScheduler, Owner
 from ingest import worktime
 from ingest.turns import Priority
-from ingest.worktime import WorkTime, waiting
+from ingest.worktime import WorkTime, moved, waiting
 
 
 class Clock:
@@ -129,3 +129,15 @@ async def test_a_page_that_waits_for_a_slot_costs_its_job_no_time(clock: Clock) 
         clock.now += 1_000
     await reading
     assert done.seconds == 3
+
+
+def test_it_stands_still_only_as_long_as_nothing_moves(clock: Clock) -> None:
+    """Movement is counted in time at work: a wait for a turn is no standstill."""
+    time = WorkTime()
+    with time.unit():
+        clock.now += 5
+        moved()
+        clock.now += 2
+        with waiting():
+            clock.now += 60
+    assert (time.seconds, time.standstill_s) == (7, 2)
