@@ -227,14 +227,14 @@ class Ingestion:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         document_id = ids.document_id(self._service.tenant, sha256)
         job = next(self._client.jobs(document_id=document_id, limit=1), None)
-        document = None if job is None else self._document(document_id)
-        if job is None or document is None:
+        if job is None or (job.state.terminal and job.pipeline != self._service.pipeline):
+            return None
+        document = self._document(document_id)
+        if document is None:
             return None
         if not job.state.terminal:
             on_its_way = job.state is not JobState.CANCELLING
             return job if on_its_way and job.stages[Stage.PUBLISH].status is StageStatus.PENDING else None
-        if job.pipeline != self._service.pipeline:
-            return None
         if job.state is JobState.FAILED:
             for_good = job.error is not None and not job.error.retryable
             return job if for_good and not self._options.retry_failed else None

@@ -56,7 +56,7 @@ class Queue:
             try:
                 held = self._jobs.claim(self._holder, ticket.job_id)
             except StoreRefused:
-                self._turns.drop(ticket)  # it stands in nobody's way until all are read again
+                self._turns.drop(ticket)  # others go first, until it is read again
                 raise
             self._turns.drop(ticket)
             if held is not None or time.monotonic() >= give_up_at:

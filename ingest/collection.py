@@ -46,14 +46,15 @@ def collect(
 def kept_objects(job: Job | None, document: Document | None, keeping: Keeping, *, for_retry: bool) -> Kept:
     """What of the document's objects is still needed when its latest job has ended.
 
-    `keeping` says what is kept of a published one, `for_retry` that the time in which a retry may come is not over.
+    `keeping` says what is kept of a published one, also when fsck has hidden it; `for_retry` that the time in which a
+    retry may come is not over.
     """
     if job is None or document is None or document.deleted_at is not None:
         return Kept()
     if for_retry and job.retryable:
         whole = None if job.state is JobState.CANCELLED else ids.checkpoint_prefix(job.document_id)
         return Kept(source=True, checkpoints=whole)
-    if document.published_revision is None:
+    if document.published_revision is None and not job.state.published:
         return Kept()
     pages = ids.extract_prefix(job.document_id, job.pipeline.extract)
     return Kept(source=keeping.source, checkpoints=pages if keeping.pages else None)

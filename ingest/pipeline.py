@@ -124,10 +124,10 @@ class Pipeline:
     async def _prepare(self) -> None:
         """Refuse what cannot go on; record which pipeline really runs."""
         job = self._tenure.job
-        document = await self._tenure.ask(self._stores.catalog.known, job.document_id)
-        if document is None or document.deleted_at is not None:
-            raise DocumentGone(GONE)
-        if job.publish_decided:  # nothing else may stop it any more
+        if job.publish_decided:  # nothing may stop it any more, but that nobody wants it
+            document = await self._tenure.ask(self._stores.catalog.known, job.document_id)
+            if document is None or document.deleted_at is not None:
+                raise DocumentGone(GONE)
             return
         if job.cancel_requested_at is not None:
             raise CancelRequested("The job was cancelled.")

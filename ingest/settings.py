@@ -173,7 +173,7 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError("FANFOLD_WEBHOOK_SECRET begins with whsec_, and no base64 follows") from None
             if not key:
-                raise ValueError("FANFOLD_WEBHOOK_SECRET is empty")
+                raise ValueError("FANFOLD_WEBHOOK_SECRET holds no key")
         return secret
 
     @field_validator("embedder_gpus", mode="after")

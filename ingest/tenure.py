@@ -194,7 +194,7 @@ class _OutageLasted(stop_base):
         self._failing_since: float | None = None
 
     def __call__(self, retry_state: RetryCallState) -> bool:
-        """After each failure."""
+        """Whether to give up, asked after each failure."""
         failed_at = retry_state.outcome_timestamp
         assert failed_at is not None
         if self._failing_since is None:

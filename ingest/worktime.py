@@ -34,7 +34,7 @@ class WorkTime:
         return self.seconds - self._moved_s
 
     def move(self) -> None:
-        """Something has: a unit ended, or one of many steps has come further."""
+        """A unit has ended, or has come a step further."""
         self._moved_s = self.seconds
 
     @contextmanager
@@ -85,7 +85,7 @@ def waiting() -> Iterator[None]:
 
 
 def moved() -> None:
-    """The unit of work that this is called in has come further. Outside of any it means nothing."""
+    """The unit of work that this is called in has come a step further. Outside of any it means nothing."""
     worktime = _current.get()
     if worktime is not None:
         worktime.move()

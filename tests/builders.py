@@ -17,6 +17,7 @@ from ingest.model import (
     Document,
     Job,
     JobState,
+    Keeping,
     Page,
     PipelineSpec,
     Revision,
@@ -28,6 +29,7 @@ from ingest.submission import Upload
 
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 PDF_BYTES = b"%PDF-1.7\nnot much of a document\n%%EOF\n"
+KEEP_NOTHING = Keeping()  # FANFOLD_KEEP_SOURCE and FANFOLD_KEEP_PAGES as they are by default
 TENANT = "default"
 T = TypeVar("T")
 

@@ -159,6 +159,7 @@ def _assert_document(stores: Stores, document: Document, jobs: list[Job], *, kee
     assert shown is None or shown in published, f"revision {shown} is shown, and no job says it succeeded"
     if latest is not None and latest.state.published:
         assert shown == latest.revision, f"succeeded, and not shown: {latest}"
+        assert latest.keeping == Keeping(source=keep_source), f"fsck would judge by something else: {latest}"
     for_retry = latest is not None and latest.sweep_at is not None
     kept = kept_objects(latest, document, Keeping(source=keep_source), for_retry=for_retry)
     if kept.source:

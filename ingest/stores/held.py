@@ -25,7 +25,6 @@ from ingest.model import (
 )
 from ingest.worktime import WorkTime
 
-KEEP_NOTHING = Keeping()
 TERMINAL = tuple(state for state in JobState if state.terminal)
 
 
@@ -171,7 +170,7 @@ class HeldJob:
         self._write(change | self._stages_wait() | self._attempt_end(RELEASED, None, now), state=JobState.RUNNING)
 
     @fault_point("jobs.close")
-    def close(self, *, sweep_at: datetime | None, keeping: Keeping = KEEP_NOTHING) -> bool:
+    def close(self, *, keeping: Keeping, sweep_at: datetime | None) -> bool:
         """Collected: let the document have another job, and look at what is left of this one again at `sweep_at`.
 
         What was to be kept is written down: fsck must not judge by the settings of whoever calls it.

@@ -19,11 +19,12 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from ingest import ids
-from ingest.errors import ConfigurationError, StoreRefused, StoreUnavailable
+from ingest.errors import ConfigurationError, StoreError, StoreRefused, StoreUnavailable
 from ingest.faults import fault_point
 from ingest.model import Chunk, Revision
 from ingest.points import EVERYWHERE, POINTS_VERSION, Match, Point, Scope, TermWeights
 from ingest.stages.lexical import chunk_weights
+from ingest.telemetry import get_logger
 
 SCROLL_PAGE = 2_000
 COLLECTION_PREFIX = "fanfold-"
@@ -74,6 +75,7 @@ def collection_name(model: str, dimension: int) -> str:
     return f"{COLLECTION_PREFIX}{slug}-{dimension}-v{POINTS_VERSION}"
 
 
+log = get_logger()
 QDRANT_METHODS = frozenset(name for name, member in vars(QdrantApi).items() if isinstance(member, property))
 
 
@@ -101,9 +103,18 @@ class VectorStore:
                 except (ApiException, ValueError):  # somebody else created it between the question and the call
                     if not self._client.collection_exists(self._collection):
                         raise
-            for collection in self._collections():  # removals look at all of them, in strict mode by index only
-                for field, schema in INDEXED_PAYLOAD.items():
-                    self._client.create_payload_index(collection, field_name=field, field_schema=schema)
+        self._index(self._collection)
+        for collection in self._collections():  # removals look at all of them, in strict mode by index only
+            if collection != self._collection:
+                try:
+                    self._index(collection)
+                except StoreError as error:
+                    log.warning("an older collection has no index", collection=collection, error=error.message)
+
+    def _index(self, collection: str) -> None:
+        with _qdrant_errors():
+            for field, schema in INDEXED_PAYLOAD.items():
+                self._client.create_payload_index(collection, field_name=field, field_schema=schema)
 
     @fault_point("vectors.upsert")
     def upsert(self, revision: Revision, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:

@@ -5,9 +5,9 @@ from datetime import timedelta
 from ingest.collection import collect
 from ingest.model import Job, Keeping
 from ingest.stores import Stores
-from ingest.stores.held import KEEP_NOTHING, HeldJob
+from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
-from tests.builders import TENANT, pipeline_named
+from tests.builders import KEEP_NOTHING, TENANT, pipeline_named
 
 
 def insert(jobs: JobStore, document_id: str = "d", *, revision: int = 1, tenant: str = TENANT) -> Job:

@@ -7,6 +7,7 @@ from pymongo.database import Database
 
 from ingest.model import JobState
 from ingest.stores.jobs import JobStore
+from tests.builders import KEEP_NOTHING
 from tests.integration.queue import claim, insert
 
 
@@ -27,7 +28,7 @@ def test_jobs_are_counted_as_users_see_them(jobs: JobStore) -> None:
         submit(jobs, name)
     held = claim(jobs)
     held.settle(JobState.SUCCEEDED)
-    held.close(sweep_at=None)
+    held.close(keeping=KEEP_NOTHING, sweep_at=None)
     claim(jobs)
     jobs.request_cancel(submit(jobs, "e"))
     assert jobs.backlog().jobs == {JobState.QUEUED: 2, JobState.RUNNING: 1, JobState.CANCELLING: 1}

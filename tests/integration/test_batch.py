@@ -24,7 +24,7 @@ from ingest.stores import Stores
 from serve.client import Client
 from serve.schemas import SubmitView
 from tests.background import again_and_again
-from tests.builders import axis_vectors, pipeline_named, some_chunks
+from tests.builders import KEEP_NOTHING, axis_vectors, pipeline_named, some_chunks
 from tests.integration.queue import claim_next
 from tests.integration.web import PIPELINE, Web
 from tests.pdfs import pdf_of
@@ -80,7 +80,7 @@ def supervised(web: Web) -> Iterator[None]:
             held.decide_publish()
             web.stores.catalog.publish(job.document_id, job.revision, page_count=2, chunk_count=2)
             held.settle(JobState.SUCCEEDED)
-        held.close(sweep_at=None)
+        held.close(keeping=KEEP_NOTHING, sweep_at=None)
 
     with again_and_again(supervise, pause_s=0.02):
         yield

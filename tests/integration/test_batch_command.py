@@ -22,6 +22,7 @@ from ingest.model import JobState
 from ingest.settings import Settings
 from ingest.stores import Stores
 from tests.background import again_and_again
+from tests.builders import KEEP_NOTHING
 from tests.integration.queue import claim_next
 from tests.integration.web import Web
 from tests.pdfs import pdf_of
@@ -68,7 +69,7 @@ def supervised(stores: Stores) -> Iterator[None]:
         held = claim_next(stores.jobs, "supervisor")
         if held is not None:
             held.settle(JobState.FAILED if held.job.filename == "e.pdf" else JobState.SUCCEEDED)
-            held.close(sweep_at=None)
+            held.close(keeping=KEEP_NOTHING, sweep_at=None)
 
     with again_and_again(supervise, pause_s=0.02):
         yield

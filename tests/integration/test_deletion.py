@@ -222,19 +222,6 @@ async def test_the_rows_of_a_deleted_version_go_also_when_the_next_job_fails(ben
     bench.assert_no_rows(first)
 
 
-async def test_a_job_that_was_opened_on_a_deleted_document_does_no_work(bench: Bench) -> None:
-    """A submit that had registered the document inserts its job after the delete: nobody waits for its pages."""
-    document_id = bench.submit().document_id
-    delete(bench.stores, TENANT, document_id)
-    await bench.run(bench.claim())
-    opened = bench.stores.jobs.insert(tenant=TENANT, document_id=document_id, revision=2, pipeline=PIPELINE)
-    assert opened is not None
-    ended = await bench.run(bench.claim())
-    assert not bench.engine.calls
-    assert (ended.state, ended.error and ended.error.category) == (JobState.FAILED, "job")
-    assert_nothing_left(bench.stores, document_id, 2)
-
-
 async def test_a_submit_after_a_delete_brings_the_document_back_for_a_job_that_missed_it(bench: Bench) -> None:
     """Who sends the bytes after the delete is not given a job that can never publish."""
     document_id = bench.submit().document_id

@@ -15,7 +15,7 @@ from ingest.model import FailedPage, Failure, JobState, PageFailure, Stage, Stag
 from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
 from ingest.worktime import waiting
-from tests.builders import NOON, TENANT, at_once, pipeline_named
+from tests.builders import KEEP_NOTHING, NOON, TENANT, at_once, pipeline_named
 from tests.integration.queue import claim, claim_next, insert
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -36,7 +36,7 @@ WRITES: dict[str, Callable[[HeldJob], object]] = {  # every public method of `He
     "requeue": lambda held: held.requeue(FAILURE, delay_s=0),
     "release": lambda held: held.release(),
     "look": lambda held: held.look(),
-    "close": lambda held: held.close(sweep_at=None),
+    "close": lambda held: held.close(keeping=KEEP_NOTHING, sweep_at=None),
 }
 
 
@@ -79,7 +79,7 @@ def settle_and_close(jobs: JobStore, state: JobState) -> HeldJob:
     """A claim that ends in this state, with nothing left to collect."""
     held = claim(jobs)
     held.settle(state, FAILURE)
-    assert held.close(sweep_at=None)
+    assert held.close(keeping=KEEP_NOTHING, sweep_at=None)
     return held
 
 
@@ -237,7 +237,7 @@ def test_a_claim_does_not_take_a_job_that_was_just_closed(jobs: JobStore, databa
     held.settle(JobState.SUCCEEDED)
     expire(database, held.job.job_id)
     seen = jobs.job(TENANT, held.job.job_id)
-    held.close(sweep_at=None)
+    held.close(keeping=KEEP_NOTHING, sweep_at=None)
     assert jobs._claim_one(seen, "b", jobs.now()) is None
 
 
@@ -348,8 +348,8 @@ def test_a_published_job_is_claimed_again_for_collection_only(
     assert (collector.job.state, collector.job.attempts) == (state, settled.job.attempts)
     assert collector.job.lease.epoch == 2
     with pytest.raises(LeaseLost):
-        settled.close(sweep_at=None)
-    collector.close(sweep_at=None)
+        settled.close(keeping=KEEP_NOTHING, sweep_at=None)
+    collector.close(keeping=KEEP_NOTHING, sweep_at=None)
     expire(database, settled.job.job_id)
     assert claim_next(jobs, "c") is None
     assert insert(jobs, revision=2).revision == 2

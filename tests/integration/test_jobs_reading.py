@@ -8,7 +8,7 @@ from pymongo.database import Database
 from ingest.errors import CancelRequested, LeaseLost, NotFound
 from ingest.model import JobState
 from ingest.stores.jobs import JobStore
-from tests.builders import NOON, TENANT, at_once
+from tests.builders import KEEP_NOTHING, NOON, TENANT, at_once
 from tests.integration.queue import claim, insert
 
 
@@ -116,7 +116,7 @@ def test_lists_are_newest_first_and_by_document(jobs: JobStore) -> None:
     for _ in range(2):
         held = claim(jobs)
         held.settle(JobState.CANCELLED)
-        held.close(sweep_at=None)
+        held.close(keeping=KEEP_NOTHING, sweep_at=None)
     second = insert(jobs, "d", revision=2)
     assert [job.job_id for job in jobs.find(TENANT, limit=9, document_id="d")] == [second.job_id, first.job_id]
     assert [job.job_id for job in jobs.find(TENANT, limit=1)] == [second.job_id]

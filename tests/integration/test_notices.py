@@ -19,7 +19,7 @@ from cluster.notices import MAX_TRIES, Notifier, signature
 from ingest.errors import WorkerCrashed
 from ingest.model import Failure, JobState
 from ingest.stores.jobs import JobStore
-from tests.builders import TENANT
+from tests.builders import KEEP_NOTHING, TENANT
 from tests.integration.bench import Bench
 from tests.integration.queue import claim, insert
 from tests.receiver import Receiver
@@ -43,7 +43,7 @@ def end_one(jobs: JobStore, document_id: str = "d") -> str:
     insert(jobs, document_id)
     held = claim(jobs)
     held.settle(JobState.FAILED, BROKEN, notify=True)
-    held.close(sweep_at=None)
+    held.close(keeping=KEEP_NOTHING, sweep_at=None)
     return held.job.job_id
 
 

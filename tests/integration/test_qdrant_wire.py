@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
+import httpx
 import pytest
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from ingest import ids
 from ingest.errors import ConfigurationError, FanfoldError, StoreError, StoreUnavailable
@@ -221,12 +223,27 @@ def test_the_points_of_an_earlier_version_are_left_alone(server: QdrantServer) -
     payload = {"tenant": TENANT, "document_id": "d", "revision": 1, "epoch": 1}
     client.upsert(old, [models.PointStruct(id=ids.chunk_id("d", 1, 0), vector=QUERY, payload=payload)], wait=True)
     now.prepare(DIMENSION)
-    assert any(request.startswith(f"PUT /collections/{old}/index") for request in server.requests)
+    assert sum(request.startswith(f"PUT /collections/{old}/index") for request in server.requests) == 6
     assert now.search(TENANT, QUERY, limit=3) == []
     write(now, "d", 2, 1)
     assert now.collections_with("d", 1) == {old: {ids.chunk_id("d", 1, 0)}}
     now.delete_other_revisions("d", up_to=1, shown=2)
     assert client.count(old).count == 0
+
+
+def test_an_older_collection_that_cannot_be_indexed_stops_no_start(server: QdrantServer) -> None:
+    """It may be large, or go that very moment: only the own collection must be whole."""
+    store_at(server, "fanfold-before-4").prepare(DIMENSION)
+
+    class Refusing(QdrantClient):
+        def create_payload_index(self, collection_name: str, *args: Any, **kwargs: Any) -> Any:
+            if collection_name != COLLECTION:
+                raise UnexpectedResponse(400, "Bad Request", b"{}", httpx.Headers())
+            return super().create_payload_index(collection_name, *args, **kwargs)
+
+    server.indexes.clear()
+    VectorStore(Refusing(url=server.url, check_compatibility=False), COLLECTION).prepare(DIMENSION)
+    assert len(server.indexes) == 6
 
 
 def test_one_revision_or_the_older_ones_are_removed_from_every_collection_of_ours(

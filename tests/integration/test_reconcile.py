@@ -19,10 +19,18 @@ from ingest.findings import Finding, FindingKind
 from ingest.model import Failure, Job, JobState, Keeping, PipelineSpec
 from ingest.settings import Settings
 from ingest.stores import Stores
-from ingest.stores.held import KEEP_NOTHING
 from ingest.stores.vectors import VectorStore
 from ingest.submission import Upload, submit
-from tests.builders import TENANT, a_document, a_revision, an_upload, axis_vectors, pipeline_named, some_chunks
+from tests.builders import (
+    KEEP_NOTHING,
+    TENANT,
+    a_document,
+    a_revision,
+    an_upload,
+    axis_vectors,
+    pipeline_named,
+    some_chunks,
+)
 from tests.conftest import PIPELINE
 from tests.integration.bench import Bench, failing
 from tests.integration.queue import claim, collect_and_close
@@ -108,7 +116,7 @@ def settle(stores: Stores, upload: Upload, state: JobState, error: Failure | Non
     held = claim(stores.jobs)
     write_checkpoint(stores, held.job.document_id)
     held.settle(state, error)
-    held.close(sweep_at=held.job.updated_at + timedelta(days=7) if kept else None)
+    held.close(keeping=KEEP_NOTHING, sweep_at=held.job.updated_at + timedelta(days=7) if kept else None)
     return held.job
 
 
@@ -163,9 +171,9 @@ DAMAGES = [damage_chunks, damage_points, damage_both, damage_count, damage_ids]
 def test_a_damaged_document_is_hidden_and_can_be_sent_again(
     stores: Stores, database: DatabaseOf, upload: Upload, tmp_path: Path, damage: Callable[..., None]
 ) -> None:
-    """Never half a document in search; after the repair the same bytes get a new job, and other documents nothing."""
+    """Never half a document in search; the kept PDF stays to be sent again, and gets a new job; others get nothing."""
     other = publish(stores, an_upload(tmp_path, b"%PDF-1.7 another"))
-    job = publish(stores, upload)
+    job = publish(stores, upload, keeping=Keeping(source=True))
     damage(stores, database, job)
     found = fsck(stores)
     assert kinds(found) == [(FindingKind.INCOMPLETE, 1)]
@@ -174,6 +182,7 @@ def test_a_damaged_document_is_hidden_and_can_be_sent_again(
     assert stores.catalog.document(TENANT, job.document_id).published_revision is None
     assert stores.catalog.chunk_ids(job.document_id, 1) == stores.vectors.point_ids(job.document_id, 1) == set()
     assert len(stores.vectors.point_ids(other.document_id, 1)) == 4
+    assert stores.objects.exists(ids.source_key(job.document_id))
     assert publish(stores, upload).revision == 2
     assert fsck(stores) == []
 
@@ -270,23 +279,16 @@ def test_objects_of_nobody_are_removed(stores: Stores, database: DatabaseOf, upl
     assert stores.objects.exists("sources/README")
 
 
-def test_a_source_that_was_kept_is_no_orphan(stores: Stores, upload: Upload) -> None:
-    """What FANFOLD_KEEP_SOURCE was when the document was published counts, and keeps no checkpoint."""
-    job = publish(stores, upload, keeping=Keeping(source=True))
-    assert stores.objects.exists(ids.source_key(job.document_id))
-    checkpoint = write_checkpoint(stores, job.document_id)
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_source_that_was_kept_is_no_orphan(stores: Stores, upload: Upload, *, kept: bool) -> None:
+    """What FANFOLD_KEEP_SOURCE was when the document was published counts; no checkpoint is kept by it."""
+    job = publish(stores, upload, keeping=Keeping(source=kept))
+    checkpoint, source = write_checkpoint(stores, job.document_id), ids.source_key(job.document_id)
+    assert stores.objects.put_file(source, upload.path) is not kept  # where it was not: by a submit that died
     [found] = fsck(stores)
-    assert found.keys == (checkpoint,)
+    assert found.keys == ((checkpoint,) if kept else (checkpoint, source))
     assert_repaired_for_good(stores)
-    assert stores.objects.exists(ids.source_key(job.document_id))
-
-
-def test_a_source_that_was_not_kept_is_an_orphan(stores: Stores, upload: Upload) -> None:
-    """A submit that died had put it once more."""
-    job = publish(stores, upload)
-    stores.objects.put_file(ids.source_key(job.document_id), upload.path)
-    [found] = fsck(stores)
-    assert found.keys == (ids.source_key(job.document_id),)
+    assert stores.objects.exists(source) is kept
 
 
 def test_what_nobody_has_decided_on_is_kept(stores: Stores, database: DatabaseOf, upload: Upload) -> None:

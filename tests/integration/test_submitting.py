@@ -20,6 +20,7 @@ from ingest.references import AT_ONCE, References
 from ingest.settings import Settings
 from ingest.stores import Stores
 from serve import uploads
+from tests.builders import KEEP_NOTHING
 from tests.integration.queue import claim
 from tests.integration.web import API_KEYS, KEYS, Web
 from tests.pdfs import pdf_of
@@ -38,7 +39,7 @@ def settle(stores: Stores, state: JobState) -> None:
     """The waiting job ends so."""
     held = claim(stores.jobs, "supervisor")
     held.settle(state)
-    held.close(sweep_at=None)
+    held.close(keeping=KEEP_NOTHING, sweep_at=None)
 
 
 def test_a_repeated_key_repeats_the_answer(web: Web, stores: Stores) -> None:
