@@ -183,8 +183,10 @@ def _job_that_serves(stores: Stores, tenant: str, document_id: str, pipeline: Pi
     only once readers see what it published: a delete may have come between.
     """
     latest = stores.jobs.latest(document_id)
+    if latest is None:
+        return None
     document = stores.catalog.documents(tenant, [document_id]).get(document_id)
-    if latest is None or document is None:
+    if document is None:
         return None
     if _is_active(latest) and not latest.publish_decided:
         return latest
