@@ -170,11 +170,11 @@ def _publish(stores: Stores, revision: Revision, name: str, chunks: Sequence[Chu
         sha256="",
         filename=name,
         size_bytes=0,
-        latest_revision=1,
         created_at=datetime.now(UTC),
     )
     stores.catalog.register(document)
-    stores.catalog.publish(revision.document_id, 1, page_count=1, chunk_count=len(chunks))
+    stores.catalog.advance(revision.document_id, revision.number)
+    stores.catalog.publish(revision, page_count=1, chunk_count=len(chunks))
 
 
 def _samples() -> RetrievalSet:

@@ -42,7 +42,10 @@ from serve.service import Service
 OBJECT_STORE_BYTES = 256 * 1024**2  # Ray's own; Fanfold moves keys through it, not data
 IDLE_WORKERS_PER_CPU = 4  # OCR models take seconds to load: keep their processes
 READY_TIMEOUT_S = 120.0
-PATIENT_SERVE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}  # 5 s otherwise: a busy machine's proxies need more
+CALM_SERVE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 s otherwise: a busy machine's proxies need more
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # 0.1 s otherwise: a third of what an idle Fanfold takes of a core
+}
 READY_POLL_S = 0.2
 CONNECT_TIMEOUT_S = 5.0
 Report = Callable[[str], None]
@@ -183,7 +186,7 @@ def _start_ray(settings: Settings) -> Any:
     wanted = settings.dashboard_port
     dashboard_port = wanted if is_free("127.0.0.1", wanted) else free_port()
     idle_workers = IDLE_WORKERS_PER_CPU * (settings.num_cpus or os.cpu_count() or 1)
-    with _inherited(proxy_environment(settings) | PATIENT_SERVE):
+    with _inherited(proxy_environment(settings) | CALM_SERVE):
         return ray.init(
             address="local",
             num_cpus=settings.num_cpus,

@@ -111,15 +111,22 @@ class Pipeline:
                 log.warning("attempt could not be ended; the next claim goes on", error=failed.message)
 
     async def _ingest(self) -> None:
-        if self._decided_by_other_settings:
-            await self._show_as_decided()
-        elif not self._tenure.job.state.terminal:
-            await self._prepare()
-            inspection = await self._extract()
-            plan = await self._embed()
-            await self._store(plan)
-            await self._publish(inspection, plan)
+        if not self._tenure.job.state.terminal:
+            await self._supersede()
+            if self._decided_by_other_settings:
+                await self._show_as_decided()
+            else:
+                await self._prepare()
+                inspection = await self._extract()
+                plan = await self._embed()
+                await self._store(plan)
+                await self._publish(inspection, plan)
         await self._collect()
+
+    async def _supersede(self) -> None:
+        """See to it that no earlier attempt publishes any more, before anything that it made is removed."""
+        job = self._tenure.job
+        await self._tenure.ask(self._stores.catalog.advance, job.document_id, job.revision, epoch=job.lease.epoch)
 
     async def _prepare(self) -> None:
         """Refuse what cannot go on; record which pipeline really runs."""
@@ -137,7 +144,6 @@ class Pipeline:
             if job.may_have_rows:
                 await self._tenure.ask(revisions.roll_back, self._stores, self._revision)  # they are of other chunks
             await self._tenure.write(self._tenure.held.repin, self._pipeline)
-        await self._tenure.ask(self._stores.catalog.advance, job.document_id, job.revision)
 
     async def _extract(self) -> Inspection:
         """Text pages in bulk with the inspection; every other page as a unit of work of its own."""
@@ -255,8 +261,7 @@ class Pipeline:
     def _decided_by_other_settings(self) -> bool:
         """Whether an earlier attempt has decided to publish what this process could not make."""
         job = self._tenure.job
-        other = job.pipeline.fingerprint != self._pipeline.fingerprint
-        return other and job.publish_decided and not job.state.terminal
+        return job.publish_decided and job.pipeline.fingerprint != self._pipeline.fingerprint
 
     async def _show_as_decided(self) -> None:
         """Publish what was verified before it was decided on: its rows are as they were, in their own collection."""
@@ -269,11 +274,7 @@ class Pipeline:
         """Make the revision visible, and end the job."""
         revision = self._revision
         published = await self._tenure.ask(
-            self._stores.catalog.publish,
-            revision.document_id,
-            revision.number,
-            page_count=page_count,
-            chunk_count=chunk_count,
+            self._stores.catalog.publish, revision, page_count=page_count, chunk_count=chunk_count
         )
         if not published:
             raise DocumentGone(GONE)

@@ -25,6 +25,7 @@ from ingest.model import (
     Stage,
     StageRecord,
 )
+from ingest.stores import Stores
 from ingest.submission import Upload
 
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -61,6 +62,14 @@ def pipeline_named(name: str) -> PipelineSpec:
 def a_revision(document_id: str, number: int = 1, *, tenant: str = TENANT, epoch: int = 1) -> Revision:
     """A revision as an attempt of this epoch writes it."""
     return Revision(tenant, document_id, number, pipeline_named("p"), epoch=epoch)
+
+
+def make_visible(
+    stores: Stores, document_id: str, revision: int = 1, *, page_count: int = 1, chunk_count: int = 1
+) -> bool:
+    """Publish a revision as the first attempt at it does; whether it is shown."""
+    stores.catalog.advance(document_id, revision, epoch=1)
+    return stores.catalog.publish(a_revision(document_id, revision), page_count=page_count, chunk_count=chunk_count)
 
 
 def a_document(document_id: str, *, tenant: str = TENANT, filename: str = "letter.pdf") -> Document:

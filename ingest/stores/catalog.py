@@ -108,22 +108,33 @@ class Catalog:
             return [record["_id"] for record in found]
 
     @fault_point("catalog.advance")
-    def advance(self, document_id: str, revision: int) -> None:
-        """Make `revision` the latest one, unless a later one is known; repeating changes nothing."""
+    def advance(self, document_id: str, revision: int, *, epoch: int = 0) -> None:
+        """Make this the latest revision, and the attempt of this epoch the latest at it, unless later ones are known.
+
+        From then on no earlier one publishes. Repeating changes nothing. Epoch 0: submitted, not attempted yet.
+        """
+        attempt = {"revision": revision, "epoch": epoch}  # MongoDB compares field by field, in this order
         with mongo_errors():
-            self._documents.update_one({"_id": document_id}, {"$max": {"latest_revision": revision}})
+            self._documents.update_one(
+                {"_id": document_id}, {"$max": {"latest_revision": revision, "latest_attempt": attempt}}
+            )
 
     @fault_point("catalog.publish")
-    def publish(self, document_id: str, revision: int, *, page_count: int, chunk_count: int) -> bool:
-        """Make the revision's chunks visible, all at once; False when it is not the latest or the document is gone.
+    def publish(self, revision: Revision, *, page_count: int, chunk_count: int) -> bool:
+        """Make the revision's chunks visible, all at once; False when it is not the latest attempt, or deleted.
 
         Publishing a published revision again changes nothing and returns True.
         """
+        condition = {
+            "_id": revision.document_id,
+            "latest_revision": revision.number,  # an older Fanfold advances nothing else
+            "latest_attempt.revision": revision.number,
+            "latest_attempt.epoch": revision.epoch,
+            "deleted_at": None,
+        }
+        shown = {"published_revision": revision.number, "page_count": page_count, "chunk_count": chunk_count}
         with mongo_errors():
-            result = self._documents.update_one(
-                {"_id": document_id, "latest_revision": revision, "deleted_at": None},
-                {"$set": {"published_revision": revision, "page_count": page_count, "chunk_count": chunk_count}},
-            )
+            result = self._documents.update_one(condition, {"$set": shown})
         return result.matched_count == 1
 
     @fault_point("catalog.tombstone")

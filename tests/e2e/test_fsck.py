@@ -16,7 +16,7 @@ from cluster.maintenance import maintenance_stores
 from ingest import ids
 from ingest.settings import Settings
 from ingest.stores.vectors import VectorStore
-from tests.builders import TENANT, a_document, a_revision, axis_vectors, some_chunks
+from tests.builders import TENANT, a_document, a_revision, axis_vectors, make_visible, some_chunks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 
@@ -37,8 +37,7 @@ def home(tmp_path: Path) -> Path:
         for document_id, stored in (("whole", 3), ("damaged", 2)):
             stores.catalog.register(a_document(document_id))
             stores.catalog.upsert_chunks(a_revision(document_id, 1), some_chunks(stored))
-            stores.catalog.advance(document_id, 1)
-            stores.catalog.publish(document_id, 1, page_count=1, chunk_count=3)
+            make_visible(stores, document_id, chunk_count=3)
         stores.objects.put(ids.chunks_key("never was", "e" * 16), b"PAR1")
     return home
 

@@ -24,7 +24,7 @@ from ingest.stores import Stores
 from serve.client import Client
 from serve.schemas import SubmitView
 from tests.background import again_and_again
-from tests.builders import KEEP_NOTHING, axis_vectors, pipeline_named, some_chunks
+from tests.builders import KEEP_NOTHING, axis_vectors, make_visible, pipeline_named, some_chunks
 from tests.integration.queue import claim_next
 from tests.integration.web import PIPELINE, Web
 from tests.pdfs import pdf_of
@@ -78,7 +78,7 @@ def supervised(web: Web) -> Iterator[None]:
             web.stores.catalog.upsert_chunks(revision, some_chunks(2))
             web.stores.vectors.upsert(revision, some_chunks(2), axis_vectors(2))
             held.decide_publish()
-            web.stores.catalog.publish(job.document_id, job.revision, page_count=2, chunk_count=2)
+            make_visible(web.stores, job.document_id, job.revision, page_count=2, chunk_count=2)
             held.settle(JobState.SUCCEEDED)
         held.close(keeping=KEEP_NOTHING, sweep_at=None)
 

@@ -21,7 +21,7 @@ from ingest.revisions import confirm
 from ingest.stores import Stores
 from ingest.stores.catalog import Catalog
 from ingest.stores.vectors import VectorStore, collection_name
-from tests.builders import TENANT, a_document, a_revision, at_once, axis_vectors, some_chunks
+from tests.builders import TENANT, a_document, a_revision, at_once, axis_vectors, make_visible, some_chunks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 
@@ -40,8 +40,7 @@ def held_by(stores: Stores, document_id: str, revision: int) -> tuple[set[str], 
 
 def publish(stores: Stores, document_id: str, revision: int, *, chunk_count: int = 5) -> bool:
     """Make the revision the latest, and publish it."""
-    stores.catalog.advance(document_id, revision)
-    return stores.catalog.publish(document_id, revision, page_count=2, chunk_count=chunk_count)
+    return make_visible(stores, document_id, revision, page_count=2, chunk_count=chunk_count)
 
 
 def test_writing_a_revision_again_changes_nothing(stores: Stores) -> None:
@@ -157,11 +156,24 @@ def test_publishing_is_decided_by_the_latest_revision(stores: Stores) -> None:
     """Compare-and-set: an overtaken revision is not published, and what was published before stays."""
     stores.catalog.register(a_document("d"))
     assert publish(stores, "d", 1)
-    stores.catalog.advance("d", 3)
-    assert not stores.catalog.publish("d", 2, page_count=9, chunk_count=9)
-    assert not stores.catalog.publish("d", 4, page_count=9, chunk_count=9)
+    stores.catalog.advance("d", 3, epoch=1)
+    assert not stores.catalog.publish(a_revision("d", 2), page_count=9, chunk_count=9)
+    assert not stores.catalog.publish(a_revision("d", 4), page_count=9, chunk_count=9)
     document = stores.catalog.document(TENANT, "d")
     assert (document.published_revision, document.latest_revision, document.chunk_count) == (1, 3, 5)
+
+
+def test_publishing_is_the_latest_attempt_s(stores: Stores) -> None:
+    """An attempt that lost its lease publishes nothing once another has begun, at this revision or at a later one."""
+    stores.catalog.register(a_document("d"))
+    late, taken_over = a_revision("d", 1, epoch=1), a_revision("d", 1, epoch=2)
+    for epoch in (1, 2, 1):  # the late one begins again, as a repeated write does
+        stores.catalog.advance("d", 1, epoch=epoch)
+    assert not stores.catalog.publish(late, page_count=9, chunk_count=9)
+    assert stores.catalog.publish(taken_over, page_count=1, chunk_count=1)
+    stores.catalog.advance("d", 2)
+    assert not stores.catalog.publish(taken_over, page_count=9, chunk_count=9)
+    assert stores.catalog.document(TENANT, "d").chunk_count == 1
 
 
 def test_publishing_again_changes_nothing(stores: Stores) -> None:

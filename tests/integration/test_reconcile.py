@@ -28,6 +28,7 @@ from tests.builders import (
     a_revision,
     an_upload,
     axis_vectors,
+    make_visible,
     pipeline_named,
     some_chunks,
 )
@@ -104,7 +105,7 @@ def publish(
     if chunks:
         write_rows(stores, job.document_id, job.revision, chunks)
     held.decide_publish()
-    assert stores.catalog.publish(job.document_id, job.revision, page_count=1, chunk_count=chunks)
+    assert make_visible(stores, job.document_id, job.revision, chunk_count=chunks)
     held.settle(JobState.SUCCEEDED)
     collect_and_close(stores, held, keeping)
     return held.job
@@ -227,7 +228,7 @@ def test_rows_of_other_revisions_and_of_strangers_are_removed(
     stores.vectors.upsert(a_revision("nor this", 3), some_chunks(1), axis_vectors(1))
     stores.catalog.register(a_document("deleted"))
     write_rows(stores, "deleted", 1, 2)
-    stores.catalog.publish("deleted", 0, page_count=1, chunk_count=2)
+    make_visible(stores, "deleted", 1, chunk_count=2)
     gone = {"deleted_at": stores.jobs.now(), "published_revision": 1}
     database["documents"].update_one({"_id": "deleted"}, {"$set": gone})
     found = {(finding.document_id, finding.revision, finding.kind) for finding in fsck(stores)}
@@ -328,7 +329,7 @@ def test_what_a_settled_job_has_not_collected_yet_is_its_own(stores: Stores, upl
     held = claim(stores.jobs)
     write_rows(stores, held.job.document_id, 2, 4)
     held.decide_publish()
-    stores.catalog.publish(held.job.document_id, 2, page_count=1, chunk_count=4)
+    make_visible(stores, held.job.document_id, 2, chunk_count=4)
     held.settle(JobState.SUCCEEDED)
     assert fsck(stores) == []
 

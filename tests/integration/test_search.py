@@ -12,7 +12,7 @@ from ingest.model import StoredChunk
 from ingest.stores import Stores
 from serve.search import search
 from serve.search_schemas import Hit, SearchMode, SearchRequest
-from tests.builders import TENANT, a_document, a_revision, axis_vectors, some_chunks
+from tests.builders import TENANT, a_document, a_revision, axis_vectors, make_visible, some_chunks
 
 QUERY = [float(value) for value in axis_vectors(1)[0]]
 NEAR, FAR = 0.0, 0.5  # angle between the query and a revision's first chunk
@@ -29,8 +29,7 @@ def write(stores: Stores, document_id: str, revision: int, count: int, *, tilt: 
 
 def publish(stores: Stores, document_id: str, revision: int) -> None:
     """Make it visible."""
-    stores.catalog.advance(document_id, revision)
-    assert stores.catalog.publish(document_id, revision, page_count=1, chunk_count=1)
+    assert make_visible(stores, document_id, revision)
 
 
 def hits(stores: Stores, *, limit: int = 10, tenant: str = TENANT, document_ids: list[str] | None = None) -> list[Hit]:

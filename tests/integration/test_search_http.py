@@ -14,7 +14,7 @@ from cluster import cli
 from ingest.settings import Settings
 from ingest.stores import Stores
 from serve.client import Client
-from tests.builders import a_document, a_revision, axis_vectors, some_chunks
+from tests.builders import a_document, a_revision, axis_vectors, make_visible, some_chunks
 from tests.integration.web import Web
 
 QUERY = [float(value) for value in axis_vectors(1)[0]]
@@ -35,8 +35,7 @@ def http(stores: Stores, settings: Settings, embedded: list[str]) -> TestClient:
         stores.catalog.describe(name, {"author": name})
         stores.catalog.upsert_chunks(a_revision(name), chunks)
         stores.vectors.upsert(a_revision(name), chunks, axis_vectors(3))
-        stores.catalog.advance(name, 1)
-        stores.catalog.publish(name, 1, page_count=3, chunk_count=3)
+        make_visible(stores, name, page_count=3, chunk_count=3)
 
     async def embed_query(query: str) -> list[float]:
         embedded.append(query)

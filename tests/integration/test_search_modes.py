@@ -13,7 +13,7 @@ from ingest.model import Chunk
 from ingest.stores import Stores
 from serve.search import search
 from serve.search_schemas import Hit, SearchRequest, SearchResponse
-from tests.builders import TENANT, a_document, a_revision, axis_vectors
+from tests.builders import TENANT, a_document, a_revision, axis_vectors, make_visible
 
 QUERY = [float(value) for value in axis_vectors(1)[0]]
 TEXTS = ("The tide table hangs here.", "A lamp on the quay.", "Tide, tide, and no chair.", "The harbour master's cat.")
@@ -41,8 +41,7 @@ def write(  # noqa: PLR0913  # what a test does not say, it does not care for
 def publish(stores: Stores, *document_ids: str, revision: int = 1) -> None:
     """Make them visible."""
     for document_id in document_ids:
-        stores.catalog.advance(document_id, revision)
-        assert stores.catalog.publish(document_id, revision, page_count=1, chunk_count=1)
+        assert make_visible(stores, document_id, revision)
 
 
 def ask(stores: Stores, query: str = "tide table", *, tenant: str = TENANT, **asked: Any) -> SearchResponse:

@@ -13,7 +13,7 @@ from ingest.model import Job, JobState, PipelineSpec
 from ingest.points import POINTS_VERSION
 from ingest.stores import Stores
 from ingest.submission import Submission, Upload, submit
-from tests.builders import PDF_BYTES, TENANT, an_upload, at_once, pipeline_named
+from tests.builders import PDF_BYTES, TENANT, an_upload, at_once, make_visible, pipeline_named
 from tests.integration.queue import claim, collect_and_close
 
 PIPELINE, OTHER = pipeline_named("p"), pipeline_named("other")
@@ -35,7 +35,7 @@ def finish(stores: Stores, *, collect: bool = True) -> Job:
     held = claim(stores.jobs)
     job = held.job
     held.decide_publish()
-    assert stores.catalog.publish(job.document_id, job.revision, page_count=1, chunk_count=0)
+    assert make_visible(stores, job.document_id, job.revision, chunk_count=0)
     held.settle(JobState.SUCCEEDED)
     if collect:
         collect_and_close(stores, held)
@@ -173,7 +173,7 @@ def test_a_source_that_a_collection_removed_meanwhile_is_put_again(
     held = claim(stores.jobs)
     job = held.job
     held.decide_publish()
-    stores.catalog.publish(job.document_id, 1, page_count=1, chunk_count=0)
+    make_visible(stores, job.document_id, chunk_count=0)
     held.settle(JobState.SUCCEEDED)
     register = stores.catalog.register
 
@@ -195,7 +195,7 @@ def test_a_submit_waits_for_a_collection_and_gives_up_politely(
     monkeypatch.setattr("ingest.submission.COLLECTION_WAIT_S", 0.3)
     send(stores, upload)
     held = claim(stores.jobs)
-    stores.catalog.publish(held.job.document_id, 1, page_count=1, chunk_count=0)
+    make_visible(stores, held.job.document_id, chunk_count=0)
     held.settle(JobState.SUCCEEDED)
     with pytest.raises(StoreUnavailable):
         send(stores, upload, pipeline=OTHER)

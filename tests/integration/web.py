@@ -20,7 +20,7 @@ from ingest.stores import Stores
 from serve.admission import Admission
 from serve.asgi import create_app
 from serve.service import Service
-from tests.builders import KEEP_NOTHING, axis_vectors, pipeline_named, some_chunks
+from tests.builders import KEEP_NOTHING, axis_vectors, make_visible, pipeline_named, some_chunks
 from tests.integration.queue import claim
 from tests.pdfs import pdf_of
 
@@ -95,7 +95,7 @@ class Web:
         self.stores.catalog.upsert_chunks(revision, some_chunks(2, words=text))
         self.stores.vectors.upsert(revision, some_chunks(2, words=text), axis_vectors(2))
         held.decide_publish()
-        assert self.stores.catalog.publish(job.document_id, job.revision, page_count=2, chunk_count=2)
+        assert make_visible(self.stores, job.document_id, job.revision, page_count=2, chunk_count=2)
         held.settle(JobState.SUCCEEDED)
         held.close(keeping=KEEP_NOTHING, sweep_at=None)
         return held.job

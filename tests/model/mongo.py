@@ -23,9 +23,14 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 TAKES: dict[str, Callable[[Any, Any], bool]] = {
     "$set": lambda _known, _value: True,
     "$setOnInsert": lambda _known, _value: False,
-    "$max": lambda known, value: known is None or value > known,
+    "$max": lambda known, value: known is None or _in_order(value) > _in_order(known),
     "$min": lambda known, value: known is None or value < known,
 }
+
+
+def _in_order(value: Any) -> Any:
+    """What it is compared by: a record, field by field."""
+    return tuple(value.values()) if isinstance(value, dict) else value
 
 
 def value_at(record: Any, path: str) -> Any:

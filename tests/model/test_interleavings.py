@@ -51,6 +51,9 @@ CANCELLED_SUBMITTED = Scenario("cancel against submit", users=(CANCEL, SUBMIT), 
 DELETED = Scenario("delete", users=(DELETE,), fewest_states=3_000)
 DELETED_CANCELLED = Scenario("delete against cancel", users=(DELETE, CANCEL), fewest_states=15_000)
 DELETED_SENT_AGAIN = Scenario("delete, submit", users=(("delete", "submit"),), sweeps=1, fewest_states=30_000)
+DELETED_TAKEN_OVER = Scenario(
+    "delete, submit, takeover", users=(("delete", "submit"),), left=Left(ticks=1), fewest_states=100_000
+)
 DELETED_SUBMITTED = Scenario("delete against submit", users=(DELETE, SUBMIT), sweeps=1, fewest_states=300_000)
 QUICK = [
     TAKEOVER,
@@ -71,7 +74,8 @@ QUICK = [
 ]
 DEEP = [
     DELETED_SUBMITTED,
-    Scenario("a long renewal", left=Left(ticks=3, beats=2), tick_s=HALF_TTL_S, fewest_states=200_000),
+    DELETED_TAKEN_OVER,
+    Scenario("a long renewal", left=Left(ticks=3, beats=2), tick_s=HALF_TTL_S, fewest_states=150_000),
     Scenario("cancel, heartbeat, takeover", users=(CANCEL,), left=Left(ticks=1, beats=1), fewest_states=100_000),
     Scenario("cancel, crash, takeover", users=(CANCEL,), left=Left(ticks=1, crashes=1), fewest_states=50_000),
     Scenario("delete, crash, takeover", users=(DELETE,), left=Left(ticks=1, crashes=1), fewest_states=300_000),
@@ -110,6 +114,7 @@ SEEN = ("state", "lease.epoch", "lease.expires_at")
 CANCEL_REQUEST = "cancel_requested_at"
 REQUESTED = (CANCEL_REQUEST,)
 DECISION = ("stages.publish.status",)
+ATTEMPT = ("latest_attempt.revision", "latest_attempt.epoch")
 DROPPED = [
     Dropped("the fence", "jobs", UPDATE, HOLDER, FENCE, TAKEOVER),
     Dropped("the claim's compare-and-set", "jobs", UPDATE, "lease.expires_at", SEEN, TAKEOVER),
@@ -118,6 +123,7 @@ DROPPED = [
     Dropped("no cancel at once of a claimed job", "jobs", "update_one", "lease.epoch", EPOCH, CANCELLED),
     Dropped("no cancel at once of a deleted one", "jobs", "update_one", "lease.epoch", REQUESTED, DELETED_CANCELLED),
     Dropped("no publish of what is deleted", "documents", "update_one", "latest_revision", ("deleted_at",), DELETED),
+    Dropped("no late publish", "documents", "update_one", "latest_attempt.epoch", ATTEMPT, DELETED_TAKEN_OVER),
     Dropped("no close while a sweep is asked for", "jobs", UPDATE, "sweep_at", ("sweep_at",), DELETED),
     Dropped("no rollback of a later attempt's chunks", "chunks", "delete_many", "epoch", ("epoch",), FAILURE),
     Dropped("no rollback of a later attempt's points", "points", "delete_many", "epoch", ("epoch",), FAILURE),
