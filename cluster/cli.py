@@ -93,12 +93,10 @@ def _on_stop(handler: Callable[[int, FrameType | None], object]) -> None:
 @app.command()
 def down(as_json: AsJson = False) -> None:
     """Stop the Fanfold that runs on this data directory; its jobs go on at the next start."""
+    settings = Settings()
     with err.status("Stopping"):
-        stopped = stop_instance(Settings().home, timeout_s=STOP_TIMEOUT_S)
-    if as_json:
-        _print_json({"stopped": stopped})
-    else:
-        out.print("Fanfold has stopped." if stopped else "Fanfold was not running.")
+        stopped = stop_instance(settings.home, timeout_s=STOP_TIMEOUT_S)
+    _print_json({"stopped": stopped}) if as_json else out.print(display.stopped(settings, stopped=stopped))
 
 
 @app.command()

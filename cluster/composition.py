@@ -135,7 +135,7 @@ def _naming(setting: str) -> Iterator[None]:
 
 def refuse_truncation(settings: Settings) -> None:
     """Raise `ConfigurationError` when chunks would be longer than the embedding model reads."""
-    longest = max_tokens(embedding_model_path(settings.embedding_model))
+    longest = max_tokens(embedding_model_path(settings.embedding_model), settings.embedding_revision)
     if longest is not None and settings.chunk_tokens > longest:
         raise ConfigurationError(
             f"FANFOLD_CHUNK_TOKENS={settings.chunk_tokens} is more than the {longest} tokens that "

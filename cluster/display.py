@@ -105,6 +105,14 @@ def started(settings: Settings, dashboard_url: str) -> RenderableType:
     return Panel(rows, title="Fanfold is up", subtitle="Ctrl-C stops it", border_style="green", expand=False)
 
 
+def stopped(settings: Settings, *, stopped: bool) -> str:
+    """How `fanfold down` ended."""
+    if stopped:
+        return "Fanfold has stopped."
+    elsewhere = " One that was deployed on Ray ends with its Ray cluster: `fanfold drain` goes before that."
+    return f"Fanfold was not running here.{elsewhere if settings.mongodb_uri is not None else ''}"
+
+
 def draining(seen: Drained) -> str:
     """How far a drain is, in one line."""
     waiting = count(seen.waiting, "job")

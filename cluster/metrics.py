@@ -92,6 +92,12 @@ def _ray_histogram(metric: Histogram) -> ray_metrics.Histogram:
     return ray_metrics.Histogram(metric.name, metric.description, list(metric.buckets), tag_keys=metric.tags)
 
 
+SUPERVISORS = Gauge(
+    name="fanfold_supervisors",
+    unit="actors",
+    description="Supervisors that are at work, whatever the stores do.",
+    across="sum",
+)
 JOBS = Gauge(
     name="fanfold_jobs",
     unit="jobs",
@@ -171,10 +177,11 @@ STORE_ERRORS = Counter(
     name="fanfold_store_errors_total",
     unit="calls",
     description="Calls of supervisors that a store did not answer or refused, of those that look for jobs and the "
-    "regular probes.",
+    "regular probes. A probe that is not answered counts again every 10 seconds.",
     tags=("store",),
 )
 METRICS: tuple[Counter | Gauge | Histogram, ...] = (
+    SUPERVISORS,
     JOBS,
     QUEUE_AGE,
     JOBS_ENDED,

@@ -16,7 +16,6 @@ import yaml
 from cluster.metrics import (
     CANCEL_SECONDS,
     EMBEDDERS,
-    JOBS,
     JOBS_ENDED,
     LEASE_LOSSES,
     METRICS,
@@ -24,6 +23,7 @@ from cluster.metrics import (
     QUEUE_AGE,
     RETRIES,
     STORE_ERRORS,
+    SUPERVISORS,
     Counter,
     Gauge,
     Histogram,
@@ -56,7 +56,7 @@ class Alert:
 ALERTS = (
     Alert(
         "FanfoldNoSupervisor",
-        f"absent({JOBS.exported})",
+        f"absent({SUPERVISORS.exported})",
         "3m",
         CRITICAL,
         "No supervisor reports, so no job is worked on; what was accepted waits. Look for `SupervisorActor` in "
@@ -64,7 +64,7 @@ ALERTS = (
     ),
     Alert(
         "FanfoldStoreFails",
-        f"sum by (store) (increase({STORE_ERRORS.exported}[{WINDOW}])) > 0",
+        f"sum by (store) (increase({STORE_ERRORS.exported}[2m])) > 0",  # shorter than what it must last: no blip does
         "3m",
         CRITICAL,
         "{{ $labels.store }} does not answer or refuses. /readyz says why. Jobs wait FANFOLD_OUTAGE_TIMEOUT_S for it, "
@@ -81,11 +81,11 @@ ALERTS = (
     Alert(
         "FanfoldJobsFail",
         f'sum(rate({JOBS_ENDED.exported}{{state="{JobState.FAILED}"}}[30m])) / sum(rate({JOBS_ENDED.exported}[30m]))'
-        " > 0.2",
+        f" > 0.2 and sum(increase({JOBS_ENDED.exported}[30m])) >= 5",
         "10m",
         WARNING,
-        "More than a fifth of the jobs fail. `fanfold jobs --state failed`, then `fanfold job ID`: its error says why "
-        "and what to do.",
+        "More than a fifth of the jobs fail, of five or more. `fanfold jobs --state failed`, then `fanfold job ID`: its "
+        "error says why and what to do.",
     ),
     Alert(
         "FanfoldPagesDie",

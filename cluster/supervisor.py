@@ -45,7 +45,7 @@ SUPERVISOR = "supervisor"  # what the names of the actors begin with
 STOP_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 5.0
 STORE_THREADS = 64  # calls that a silent store blocks must not stop those to the others
-CANCEL_PLACES = 16  # for jobs that only have to be rolled back, beside FANFOLD_MAX_RUNNING_JOBS
+ENDING_PLACES = 16  # for jobs without work: to be rolled back or collected, beside FANFOLD_MAX_RUNNING_JOBS
 LISTEN_AGAIN_S = 1.0
 SWEEP_INTERVAL_S = 2.0
 log = get_logger()
@@ -63,7 +63,7 @@ class Supervisor:
         self._given_back: set[asyncio.Task[None]] = set()
         self._queue = Queue(stores.jobs, blueprint.settings, self._holder)
         self._wake = asyncio.Event()  # a place is free, a cancel was asked for, or it is time to stop
-        self._cancels_wait = True  # jobs that shall be cancelled may wait to be claimed
+        self._endings_wait = True  # jobs without work may wait to be claimed
         self._stopping = False
         self._scheduler = FairScheduler(slots=1)  # until its duty says how many
         self._duty = Duty(stores.roster, self._holder, self._scheduler, blueprint.settings, lambda: len(self._running))
@@ -93,8 +93,8 @@ class Supervisor:
         await asyncio.gather(*helpers, *self._running, return_exceptions=True)
         await self._duty.leave()
 
-    def _look_for_cancelled(self) -> None:
-        self._cancels_wait = True
+    def _look_for_endings(self) -> None:
+        self._endings_wait = True
         self._wake.set()
 
     def stop(self) -> None:
@@ -103,19 +103,23 @@ class Supervisor:
         self._wake.set()
 
     async def _claim(self) -> list[HeldJob]:
-        """The jobs to begin next: those that shall be cancelled, many at a time, before one to be worked on."""
-        jobs, free = self._stores.jobs, self._blueprint.settings.max_running_jobs - len(self._running)
+        """The jobs to begin next: those without work, many at a time, before one to be worked on.
+
+        Neither kind takes the other's places.
+        """
+        jobs, at_work = self._stores.jobs, [job for job in self._running.values() if not _is_ending(job)]
+        places = ENDING_PLACES - (len(self._running) - len(at_work))
         try:
             if await self._duty.look() is not Order.WORK:
                 self._give_back_if_ordered()
                 return []
-            if self._cancels_wait and free + CANCEL_PLACES > 0:
-                self._cancels_wait = False
-                held = await asyncio.to_thread(jobs.claim_cancelled, self._holder, limit=free + CANCEL_PLACES)
-                self._cancels_wait = self._cancels_wait or bool(held)
+            if self._endings_wait and places > 0:
+                self._endings_wait = False
+                held = await asyncio.to_thread(jobs.claim_ending, self._holder, limit=places)
+                self._endings_wait = self._endings_wait or bool(held)
                 if held:
                     return held
-            one = await asyncio.to_thread(self._queue.claim_next, list(self._running.values()))
+            one = await asyncio.to_thread(self._queue.claim_next, at_work)
         except StoreError as error:
             STORE_ERRORS.inc(store="mongodb")
             log.warning("cannot claim", error=error.message)
@@ -150,7 +154,7 @@ class Supervisor:
                 continue
             for job_id in self._pipelines.keys() & set(job_ids):
                 self._pipelines[job_id].hint()
-            self._look_for_cancelled()
+            self._look_for_endings()
 
     def _notify(self) -> Iterator[asyncio.Task[None]]:
         """Tell the webhook, if there is one, of every job that has ended."""
@@ -167,7 +171,7 @@ class Supervisor:
             except StoreError as error:
                 STORE_ERRORS.inc(store="mongodb")
                 log.warning("cannot look for sweeps", error=error.message)
-            self._look_for_cancelled()  # of those whose hint was lost
+            self._look_for_endings()  # of those just opened, and of those whose hint was lost
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _work(self, held: HeldJob, engine: RayEngine) -> None:
@@ -202,6 +206,11 @@ class Supervisor:
             **ended.progress.model_dump(),
         )
         accounting.attempt_ended(ended, seconds=seconds)
+
+
+def _is_ending(job: Job) -> bool:
+    """Whether nothing was left of it, when it was claimed, but to be rolled back or collected."""
+    return job.state.terminal or job.cancel_requested_at is not None
 
 
 def _raise_of(helpers: Iterable[asyncio.Task[None]]) -> None:

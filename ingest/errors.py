@@ -32,6 +32,7 @@
     ├── NotFound                     no such job or document for this tenant
     │   └── SourceNotKept            the document's file was removed after its ingestion
     ├── Conflict                     the thing is in a state that does not allow it
+    │   └── NotEnded                 and that state is not its last
     ├── ReferenceNotAllowed          a document shall be fetched from where no setting allows it
     ├── IdempotencyKeyReused         the key of a request came with another request before
     └── ConfigurationError           a setting or the installation is wrong
@@ -225,6 +226,11 @@ class Conflict(FanfoldError):
     """The thing exists, in a state that does not allow the request."""
 
     category = Category.CONFLICT
+
+
+class NotEnded(Conflict):
+    """It is for what has ended, and this has not: later it may be allowed."""
+
     retryable = True
 
 

@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     ocr_model: str = Field(
         "PP-OCRv6_small",
         description="PaddleOCR model family by name, or a directory holding det/ and rec/. "
-        "PP-OCRv6_tiny is four times faster and a little worse on graphics and narrow columns.",
+        "PP-OCRv6_tiny is four times faster, a little worse on graphics and narrow columns, and reads no kana.",
     )
     ocr_dpi: int = Field(200, ge=72, le=600, description="Resolution at which pages are rendered for OCR.")
     max_page_pixels: int = Field(

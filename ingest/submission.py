@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ingest import ids
-from ingest.errors import Conflict, EmptyFile, NotAPdf, StoreUnavailable
+from ingest.errors import Conflict, EmptyFile, NotAPdf, NotEnded, StoreUnavailable
 from ingest.metadata import Metadata
 from ingest.model import Document, Job, JobState, PipelineSpec
 from ingest.stores import Stores
@@ -95,7 +95,7 @@ def retry(stores: Stores, job: Job, *, pipeline: PipelineSpec) -> Submission:
     When the document has another job by now, that one is it. Raises `Conflict` where no retry can help.
     """
     if not job.state.terminal:
-        raise Conflict(f"The job is {job.shown_state}. Only one that has ended can be retried.")
+        raise NotEnded(f"The job is {job.shown_state}. Only one that has ended can be retried.")
     _refuse_pointless_retry(stores, job)
 
     def newer() -> Job | None:

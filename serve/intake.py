@@ -6,6 +6,7 @@ proxies do not have it.
 """
 
 import asyncio
+import time
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -20,6 +21,7 @@ UPLOADS = "/v1/documents"
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 MAX_JSON_BYTES = 1024**2
 SILENCE_S = 60.0  # in the middle of a body: who has lost the network says no goodbye, and holds a share of the bound
+LEAST_BYTES_PER_S = 16 * 1024  # of a body, after its first minute: one that trickles holds its place for hours
 SMALL_BYTES = 64 * 1024  # a body that is not worth counting: searches go on while uploads wait
 PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.intake:proxy_middlewares"}
 
@@ -30,7 +32,7 @@ class Intake:
     A body counts with its announced length, or with the largest that is allowed if it announces none, until the
     request is answered. One is always let in, however large. What comes too many is answered 503 with `Retry-After`;
     what announces more than is accepted at all, 413; both at once, without a byte of it in memory. A body of which
-    nothing comes for a minute is given up, like one whose client has gone.
+    nothing comes for a minute, or ever too little, is given up, like one whose client has gone.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -80,16 +82,19 @@ class Intake:
 def _in_time(receive: Receive) -> Receive:
     """The same messages; `http.disconnect` once the rest of the body has kept the service waiting for too long."""
     whole = False
+    patience_s = SILENCE_S  # what is left of the body's first minute, and of what its bytes have earned
 
     async def next_message() -> Message:
-        nonlocal whole
+        nonlocal whole, patience_s
         if whole:  # what is waited for now is the end of a request that is being answered
             return await receive()
+        asked_at = time.monotonic()
         try:
-            async with asyncio.timeout(SILENCE_S):
+            async with asyncio.timeout(min(SILENCE_S, patience_s)):
                 message = await receive()
         except TimeoutError:
             message = {"type": "http.disconnect"}
+        patience_s += len(message.get("body", b"")) / LEAST_BYTES_PER_S - (time.monotonic() - asked_at)
         whole = not message.get("more_body", False)
         return message
 

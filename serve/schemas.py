@@ -2,8 +2,9 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -37,6 +38,7 @@ FOREIGN_CURSOR = "The cursor is not one that this service gave. Send `next_curso
 METADATA_HEADER = "Fanfold-Metadata"
 PRIORITY_HEADER = "Fanfold-Priority"
 
+Item = TypeVar("Item")
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Most items in one answer.")]
 Cursor = Annotated[
     str | None, Field(max_length=MAX_CURSOR_CHARACTERS, description="`next_cursor` of the answer before.")
@@ -346,6 +348,11 @@ class Readiness(Schema):
 
     ready: bool
     down: dict[str, str] = Field(description="What does not answer, and why.")
+
+
+def one_page(found: Sequence[Item], limit: int) -> tuple[Sequence[Item], Item | None]:
+    """The things of one page, of one more than fit on it; and the last of them, if that one was found."""
+    return found[:limit], found[limit - 1] if len(found) > limit else None
 
 
 def encode_cursor(created_at: datetime, name: str) -> str:

@@ -13,7 +13,7 @@ from serve.snippets import snippet, terms_of
 MAX_CANDIDATES = 10_000
 MAX_LOOKS = 3
 MAX_DOCUMENT_FILTER = 10_000  # ids that are sent to Qdrant; beyond that the documents themselves are asked
-FUSION_DEPTH = 200  # of each ranking, at least
+FUSION_DEPTH = 200  # of each ranking, at least, where rankings or hits of a document are put together
 FUSION_WEIGHTS = {SearchMode.DENSE: 0.75, SearchMode.LEXICAL: 0.25}
 
 Ranking = Mapping[SearchMode, list[Match]]
@@ -103,7 +103,8 @@ class _Look:
     def _depth(self) -> tuple[int, Callable[[Sequence[Match]], bool]]:
         """How many points to begin with, and whether those that are published suffice."""
         limit, named = self.wanted.limit, self.scope.document_ids
-        least = FUSION_DEPTH if self.wanted.mode is SearchMode.HYBRID else 1
+        deep = self.wanted.mode is SearchMode.HYBRID or self.wanted.group_by_document  # a document's second hit is deep
+        least = FUSION_DEPTH if deep else 1
         if not self.wanted.group_by_document:
             depth = max(limit, least)
             return depth, lambda published: len(published) >= depth

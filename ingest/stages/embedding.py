@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPECIAL_TOKENS = 2  # before and after the text
+LIMITS_FILE = "sentence_bert_config.json"  # of sentence-transformers: how much of a text a model reads
 log = get_logger()
 
 
@@ -72,6 +73,7 @@ class Embedder:
         vectors are what their fingerprint says, or there are none. CPUs compute in both, bfloat16 perhaps more slowly.
         """
         import torch  # noqa: PLC0415  # takes seconds: only processes that embed pay for it
+        from huggingface_hub import constants  # noqa: PLC0415  # as above
         from sentence_transformers import SentenceTransformer  # noqa: PLC0415  # as above
 
         device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
@@ -89,7 +91,8 @@ class Embedder:
             loaded = SentenceTransformer(model, revision=revision, device=device, model_kwargs={"dtype": dtype})
         except OSError as error:
             raise ConfigurationError(
-                f"FANFOLD_EMBEDDING_MODEL={model} is neither a directory nor a model that can be downloaded from here."
+                f"FANFOLD_EMBEDDING_MODEL={model} is neither a directory nor a model that can be downloaded from here"
+                f"{': HF_HUB_OFFLINE is set' if constants.HF_HUB_OFFLINE else ''}."
             ) from error
         loaded.eval()
         return cls(loaded)
@@ -171,9 +174,20 @@ def embedding_dimension(model: str, revision: str) -> int:
     return Embedder.load(model, revision=revision, precision="float32", threads=1).dimension
 
 
-def max_tokens(model: str) -> int | None:
-    """Most tokens of a text that the model reads, without its special ones; None when its files do not say."""
-    config = Path(model) / "sentence_bert_config.json"
+def max_tokens(model: str, revision: str) -> int | None:
+    """Most tokens of a text that the model reads, without its special ones; `model` is a directory or a hub name.
+
+    None when its files do not say, or are not to be had: then loading the model fails, and says why.
+    """
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415  # as above
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415  # as above
+
+    config = Path(model) / LIMITS_FILE
+    if not Path(model).is_dir():
+        try:
+            config = Path(hf_hub_download(model, LIMITS_FILE, revision=revision))
+        except (OSError, HFValidationError):
+            return None
     if not config.exists():
         return None
     longest = json.loads(config.read_text()).get("max_seq_length")

@@ -30,6 +30,11 @@ CLAIM_CANDIDATES = 16
 WAITING = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
 BEGUN = [state for state in JobState if state not in {JobState.QUEUED, JobState.CANCELLING}]
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+WITHOUT_WORK: tuple[Mapping[str, Any], ...] = (  # open jobs that are to be cancelled, or have ended: only collected
+    {"state": JobState.QUEUED, "cancel_requested_at": {"$gt": BEFORE_ALL}},
+    {"state": JobState.RUNNING, "cancel_requested_at": {"$gt": BEFORE_ALL}},
+    {"state": {"$in": [state for state in JobState if state.terminal]}},
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,14 +305,13 @@ class JobStore:
             found = self._jobs.find_one({"_id": job_id, "open": True})
             return self._take(found, holder, now=now, claimed_at=claimed_at)
 
-    @fault_point("jobs.claim_cancelled")
-    def claim_cancelled(self, holder: str, *, limit: int) -> list[HeldJob]:
-        """Take jobs that shall be cancelled, so many at the most, each as `claim` would."""
+    @fault_point("jobs.claim_ending")
+    def claim_ending(self, holder: str, *, limit: int) -> list[HeldJob]:
+        """Take jobs that only have to be rolled back or collected, so many at the most, each as `claim` would."""
         held: list[HeldJob] = []
         try:
-            for state in (JobState.QUEUED, JobState.RUNNING):
-                asked = {"open": True, "state": state, "cancel_requested_at": {"$gt": BEFORE_ALL}}
-                for one in self._claim(asked, holder, limit=limit - len(held)):
+            for kind in WITHOUT_WORK:
+                for one in self._claim({"open": True, **kind}, holder, limit=limit - len(held)):
                     held.append(one)  # noqa: PERF402  # at once: what comes next may raise
         except StoreError:
             if not held:  # those that were claimed are to be worked on

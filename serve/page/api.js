@@ -70,15 +70,26 @@ export async function upload(file, onProgress, signal) {
     if (answer.status !== 401) {
       throw problem(answer.status, answer.responseText, answer.getResponseHeader("Retry-After"));
     }
-    await anotherKey(used);
+    await Promise.race([anotherKey(used), stopped(signal)]);
   }
 }
 
 /** The path of something that has an id. */
 export const pathOf = (collection, id) => `/v1/${collection}/${encodeURIComponent(id)}`;
 
+/** Rejects once the signal is aborted. */
+function stopped(signal) {
+  return new Promise((_, reject) => {
+    signal.addEventListener("abort", () => reject(new Problem(0)), { once: true });
+  });
+}
+
 function send(file, onProgress, signal) {
   return new Promise((resolve, reject) => {
+    if (signal.aborted) {
+      reject(new Problem(0)); // stopped before it began: an abort that was is not told again
+      return;
+    }
     const call = new XMLHttpRequest(); // fetch does not tell how much is sent
     signal.addEventListener("abort", () => call.abort(), { once: true });
     call.open("POST", "/v1/documents");

@@ -39,6 +39,7 @@ export class DocumentList {
       const { items, more } = await firstOf("/v1/documents", "documents", this.#count);
       if (look !== this.#looks) return;
       this.#show(items);
+      if (!more && document.activeElement === byId("more-documents")) byId("lists").focus({ preventScroll: true });
       byId("more-documents").hidden = !more;
       this.#options.onConnection(null);
     } catch (error) {

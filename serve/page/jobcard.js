@@ -51,10 +51,10 @@ export class JobCard {
     this.#followPages(before);
   }
 
-  /** The job's document is not there any more: nothing can be done with it. */
-  documentDeleted() {
-    if (this.#gone) return;
-    this.#gone = true;
+  /** Whether the job's document is not there any more: then nothing can be done with it. */
+  documentDeleted(gone) {
+    if (this.#gone === gone) return;
+    this.#gone = gone;
     showText(this.facts, facts(this.job, this.#gone));
     this.#offer();
   }
@@ -159,7 +159,8 @@ function facts(job, gone) {
   if (!ended && seconds_left != null) parts.push(`${duration(seconds_left)} left`);
   if (!ended && job.attempts.length > 1) parts.push(`attempt ${job.attempts.length}`);
   if (gone) parts.push("its document was deleted");
-  parts.push(ended ? `ended ${instant(job.updated_at)}` : `added ${instant(job.created_at)}`);
+  const endedAt = job.attempts.at(-1)?.ended_at ?? job.updated_at; // the record changes when what is left is swept
+  parts.push(ended ? `ended ${instant(endedAt)}` : `added ${instant(job.created_at)}`);
   return parts.join(" · ");
 }
 

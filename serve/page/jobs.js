@@ -77,7 +77,7 @@ export class JobList {
     for (const job of jobs) {
       const card = old.get(job.job_id) ?? new JobCard(job, this.#actions());
       card.update(job);
-      if (deleted.has(job.document_id)) card.documentDeleted();
+      card.documentDeleted(deleted.has(job.document_id));
       this.#cards.set(job.job_id, card);
       this.#tell(card.job);
     }

@@ -31,7 +31,9 @@ export function setUpKey() {
   byId("key-form").addEventListener("submit", accept);
   byId("key-no").addEventListener("click", () => byId("key").close());
   byId("key").addEventListener("close", () => {
+    const focused = document.activeElement === byId("enter-key");
     byId("enter-key").hidden = waiting === null;
+    if (focused && waiting === null) byId("forget-key").focus(); // the keyboard's place, when its button goes
   });
   byId("enter-key").addEventListener("click", open);
   byId("forget-key").addEventListener("click", () => {

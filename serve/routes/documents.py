@@ -107,8 +107,8 @@ def list_documents(
 ) -> schemas.DocumentPage:
     """Documents, newest first."""
     before = schemas.decode_cursor(cursor)
-    found = service.stores.catalog.find(tenant, published=published, limit=limit, before=before)
-    last = found[-1] if len(found) == limit else None
+    matching = service.stores.catalog.find(tenant, published=published, limit=limit + 1, before=before)
+    found, last = schemas.one_page(matching, limit)
     return schemas.DocumentPage(
         documents=[schemas.DocumentView.of(document) for document in found],
         next_cursor=None if last is None else schemas.encode_cursor(last.created_at, last.document_id),
@@ -131,9 +131,12 @@ def get_chunks(
 ) -> schemas.ChunkPage:
     """The published chunks in order; none before the first ingestion has succeeded."""
     document = service.stores.catalog.document(tenant, document_id)
-    found = service.stores.catalog.chunks(document, limit=limit, after=schemas.decode_number(cursor) - 1)
-    following = str(found[-1].chunk_index + 1) if len(found) == limit else None
-    return schemas.ChunkPage(chunks=[schemas.ChunkView.of(chunk) for chunk in found], next_cursor=following)
+    following = service.stores.catalog.chunks(document, limit=limit + 1, after=schemas.decode_number(cursor) - 1)
+    found, last = schemas.one_page(following, limit)
+    return schemas.ChunkPage(
+        chunks=[schemas.ChunkView.of(chunk) for chunk in found],
+        next_cursor=None if last is None else str(last.chunk_index + 1),
+    )
 
 
 @router.delete("/{document_id}", status_code=202, summary="Delete a document", responses=documented(404))

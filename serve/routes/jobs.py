@@ -47,8 +47,8 @@ def list_jobs(  # noqa: PLR0913  # one parameter a query parameter
 ) -> schemas.JobPage:
     """Jobs, newest first."""
     before = schemas.decode_cursor(cursor)
-    found = service.stores.jobs.find(tenant, state=state, document_id=document_id, limit=limit, before=before)
-    last = found[-1] if len(found) == limit else None
+    matching = service.stores.jobs.find(tenant, state=state, document_id=document_id, limit=limit + 1, before=before)
+    found, last = schemas.one_page(matching, limit)
     document_ids = {job.document_id for job in found}
     return schemas.JobPage(
         jobs=[schemas.JobView.of(job) for job in found],

@@ -48,7 +48,7 @@ DETOURS = {  # what must happen before the point is reached
     "jobs.renew": {"point": "ray.cut", "fault": Fault.DELAY},
     "jobs.look": {"point": "ray.cut", "fault": Fault.DELAY},
 }
-HINTED = {"jobs.look", "jobs.claim_cancelled"}
+HINTED = {"jobs.look", "jobs.claim_ending"}
 IN_PROCESS = {  # whose title Ray has begun so; everywhere else whichever process comes first meets the fault
     ("objects.exists", "embedder"): "ray::embed ",  # until the call waits for the first time
     ("objects.open", "embedder"): "ray::embed ",

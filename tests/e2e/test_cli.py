@@ -260,7 +260,7 @@ def test_down_stops_everything_that_up_started(up: Shell) -> None:
     assert up.service.wait(30) == 0
     _, alive = psutil.wait_procs(family, timeout=15)
     assert alive == []
-    assert "was not running" in up.fanfold("down").stdout
+    assert "was not running here." in up.fanfold("down").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

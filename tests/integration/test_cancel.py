@@ -89,14 +89,14 @@ async def test_a_queued_job_is_cancelled_by_whoever_claims_it_also_when_it_waits
 
 
 async def test_cancelled_jobs_are_claimed_beside_the_others(bench: Bench) -> None:
-    """Cancelling does not wait for work: `claim_cancelled` passes over every other job, and takes many at a time."""
+    """Cancelling does not wait for work: `claim_ending` passes over every other job, and takes many at a time."""
     job = bench.submit()
-    assert bench.stores.jobs.claim_cancelled("busy", limit=9) == []
+    assert bench.stores.jobs.claim_ending("busy", limit=9) == []
     others = [insert(bench.stores.jobs, f"other {number}") for number in range(4)]
     for asked in (job, *others[:3]):
         bench.stores.jobs.request_cancel(asked.job_id)
-    first = bench.stores.jobs.claim_cancelled("busy", limit=3)
-    second = bench.stores.jobs.claim_cancelled("busy", limit=3)
+    first = bench.stores.jobs.claim_ending("busy", limit=3)
+    second = bench.stores.jobs.claim_ending("busy", limit=3)
     assert [len(first), len(second)] == [3, 1]
     assert {held.job.job_id for held in first + second} == {job.job_id, *(other.job_id for other in others[:3])}
 

@@ -55,7 +55,7 @@ def test_it_is_cancelled_and_closed_at_once(bench: Bench) -> None:
     assert ended.cancel_requested_at == ended.updated_at
     assert ended.sweep_at == ended.updated_at + timedelta(seconds=bench.settings.retry_window_s)
     assert claim_next(bench.stores.jobs, "late") is None
-    assert bench.stores.jobs.claim_cancelled("late", limit=9) == []
+    assert bench.stores.jobs.claim_ending("late", limit=9) == []
     assert bench.stores.objects.exists(ids.source_key(job.document_id))
     assert_invariants(bench.stores)
 

@@ -1,14 +1,17 @@
 """The embedding model: what `encode_document` gives, in unit rows of float32, in the precision that was asked for."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import structlog
 import torch
+from huggingface_hub import constants
 
 from ingest.errors import ConfigurationError, OutOfMemory
-from ingest.stages.embedding import Embedder, ForwardPass
+from ingest.stages.embedding import LIMITS_FILE, SPECIAL_TOKENS, Embedder, ForwardPass, max_tokens
 from ingest.stages.models import embedding_model_path
 
 MODEL = embedding_model_path("all-MiniLM-L6-v2")
@@ -127,3 +130,32 @@ def test_a_full_gpu_says_what_to_set(embedder: Embedder, monkeypatch: pytest.Mon
     assert isinstance(one, ForwardPass)
     with pytest.raises(OutOfMemory, match="FANFOLD_EMBEDDING_BATCH_TOKENS"):
         embedder.forward(one)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, and no hub."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def test_a_model_by_hub_name_says_how_much_it_reads(hub: Path) -> None:
+    """As one in a directory does: chunks that are longer would be cut without a word."""
+    files = hub / "models--acme--short" / "snapshots" / "1f0c"
+    files.mkdir(parents=True)
+    (files / LIMITS_FILE).write_text(json.dumps({"max_seq_length": 128}))
+    refs = files.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("1f0c")
+    assert max_tokens("acme/short", "main") == 128 - SPECIAL_TOKENS
+    assert max_tokens(MODEL, "main") == 256 - SPECIAL_TOKENS
+
+
+def test_a_model_that_is_not_to_be_had_says_nothing_and_is_refused(hub: Path) -> None:
+    """When it is loaded, with the reason: the image asks no hub unless it is told to."""
+    assert max_tokens("acme/unknown", "main") is None
+    assert max_tokens("no/such/name", "main") is None
+    with pytest.raises(ConfigurationError, match=r"acme/unknown.*HF_HUB_OFFLINE is set"):
+        Embedder.load("acme/unknown", revision="main", precision="float32", threads=1)
+    assert list(hub.iterdir()) == []

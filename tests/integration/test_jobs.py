@@ -426,6 +426,6 @@ def test_what_was_claimed_before_the_store_fell_silent_is_worked_on(
         return claimed[0]
 
     monkeypatch.setattr(jobs, "_claim_one", silent)
-    assert [held.job.job_id for held in jobs.claim_cancelled("h", limit=9)] == [waiting]
+    assert [held.job.job_id for held in jobs.claim_ending("h", limit=9)] == [waiting]
     with pytest.raises(type(error)):
-        jobs.claim_cancelled("h", limit=9)
+        jobs.claim_ending("h", limit=9)

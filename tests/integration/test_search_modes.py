@@ -266,7 +266,20 @@ def test_no_more_documents_are_looked_for_than_were_named(stores: Stores, monkey
     monkeypatch.setattr(stores.vectors, "search", counted)
     answer = ask(stores, mode="dense", group_by_document=True, limit=10, hits_per_document=3, document_ids=["d"])
     assert [hit.document_id for hit in answer.hits] == ["d"] * 3
-    assert looks == [30]
+    assert looks == [200]
+
+
+def test_a_document_is_shown_with_its_best_hits_also_where_others_lie_between(stores: Stores) -> None:
+    """Its second hit is behind a chunk of each of fifty other documents: it is shown, whatever the limit."""
+    write(stores, "d", ["tide table"] * 3)
+    for number in range(50):
+        write(stores, f"other {number:02}", ["tide table tide"], tilt=5e-4)
+    publish(stores, "d", *(f"other {number:02}" for number in range(50)))
+    for limit in (1, 10):
+        answer = ask(stores, mode="dense", group_by_document=True, limit=limit, hits_per_document=3)
+        counts = {group.document_id: len(group.hits) for group in answer.groups or []}
+        assert counts["d"] == 3
+        assert len(counts) == limit
 
 
 def test_documents_are_found_behind_one_that_fills_the_ranking(stores: Stores) -> None:

@@ -27,9 +27,9 @@ from ingest.stores import Stores, mongo
 from ingest.stores.held import HeldJob
 from ingest.stores.jobs import JobStore
 from ingest.turns import Priority
-from tests.builders import a_document, pipeline_named
+from tests.builders import KEEP_NOTHING, a_document, a_job, pipeline_named
 from tests.conftest import PIPELINE
-from tests.integration.queue import insert
+from tests.integration.queue import claim, insert
 
 SLOTS = 4
 MIB = 1024**2
@@ -327,6 +327,31 @@ async def test_a_supervisor_claims_by_turns(
     for task in supervisor._running:
         task.cancel()
     assert sorted(tenants) == ["a", "b"]
+
+
+async def test_what_only_has_to_end_waits_for_no_place(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long books of the same tenant hold every place, guests' too: a delete and a cancel are carried out all the same."""
+    monkeypatch.setattr(duty, "cluster_address", lambda: "nowhere")
+    blueprint = Blueprint(
+        settings=settings.model_copy(update={"max_running_jobs": 1}), pipeline=PIPELINE, dimension=384
+    )
+    supervisor = Supervisor(blueprint, stores)
+    insert(stores.jobs, "deleted")
+    deleted = claim(stores.jobs)
+    deleted.settle(JobState.FAILED)
+    deleted.close(keeping=KEEP_NOTHING, sweep_at=None)
+    cancelled = insert(stores.jobs, "cancelled")
+    stores.jobs.request_sweep(deleted.job.job_id)
+    stores.jobs.request_cancel(cancelled.job_id)
+    assert stores.jobs.reopen_due() == 1
+    for number in range(1 + GUEST_PLACES):
+        supervisor._running[asyncio.create_task(asyncio.sleep(60))] = a_job(_id=str(number), state=JobState.RUNNING)
+    claimed = await supervisor._claim()
+    for task in supervisor._running:
+        task.cancel()
+    assert {held.job.job_id for held in claimed} == {deleted.job.job_id, cancelled.job_id}
 
 
 def test_a_job_that_the_database_refuses_stands_in_nobodys_way(

@@ -18,7 +18,7 @@ from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 
 from ingest.settings import Settings
-from serve.app import APP_NAME, application
+from serve.app import APP_NAME, MAX_ONGOING_REQUESTS, application
 from serve.intake import PROXY_CALLBACK, Intake
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,8 @@ def test_serve_accepts_the_config(file: str) -> None:
     assert (one.name, one.route_prefix) == (APP_NAME, "/")
     deployments = build_app(application(Settings(), _no_service), name=APP_NAME).deployments
     assert {deployment.name for deployment in one.deployments} == {deployment.name for deployment in deployments}
+    [api] = [deployment for deployment in one.deployments if deployment.name == "Api"]
+    assert api.max_ongoing_requests == MAX_ONGOING_REQUESTS  # a config's number goes before the code's
 
 
 @pytest.mark.parametrize("file", ["serve.yaml", "rayservice.yaml"])
@@ -174,6 +176,20 @@ def test_every_pod_has_every_setting_and_no_secret_is_written_down() -> None:
         assert all("valueFrom" in entry for entry in container["env"])
         assert {entry["configMapRef"]["name"] for entry in container["envFrom"]} == {"fanfold"}
         assert (written.keys() | referred) >= STORES | {"FANFOLD_API_KEYS"}
+
+
+def test_changed_settings_can_be_brought_to_every_pod() -> None:
+    """What comes by reference is no change to KubeRay: one annotation of every pod is, the same everywhere."""
+    versions = [group["template"]["metadata"]["annotations"]["fanfold/settings"] for group in groups().values()]
+    assert len(versions) == len(groups())
+    assert len(set(versions)) == 1
+
+
+def test_workers_cannot_ask_kubernetes_for_anything() -> None:
+    """They parse what strangers send; only the head's autoscaler needs to."""
+    for name, group in groups().items():
+        mounted = group["template"]["spec"].get("automountServiceAccountToken", True)
+        assert mounted is (name == "head"), name
 
 
 @pytest.mark.parametrize("path", [ROOT / "cluster.yaml", DEPLOY / "rayservice.yaml"], ids=lambda path: path.name)

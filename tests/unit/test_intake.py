@@ -180,6 +180,28 @@ async def test_a_body_that_falls_silent_gives_its_bytes_back(monkeypatch: pytest
     assert middleware._uploading_bytes == 0
 
 
+async def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then is never silent for long, and would hold its place for hours; one that comes is heard out."""
+    monkeypatch.setattr(intake, "SILENCE_S", 0.1)
+    monkeypatch.setattr(intake, "LEAST_BYTES_PER_S", 1000)
+
+    def client(bytes_at_a_time: int) -> Receive:
+        async def receive() -> Message:
+            await asyncio.sleep(0.02)
+            return {"type": "http.request", "body": b"x" * bytes_at_a_time, "more_body": True}
+
+        return receive
+
+    async def read(receive: Receive) -> int:
+        for number in range(20):
+            if (await receive())["type"] == "http.disconnect":
+                return number
+        return 20
+
+    assert 3 <= await read(intake._in_time(client(1))) <= 6
+    assert await read(intake._in_time(client(100))) == 20
+
+
 async def test_a_request_that_is_being_answered_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who follows a job's events says nothing for hours: only a body that is not whole yet is timed."""
     monkeypatch.setattr(intake, "SILENCE_S", 0.05)

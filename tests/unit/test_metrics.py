@@ -1,7 +1,9 @@
 """The list of metrics is the only one: dashboard and alerts are written from it, and ask for nothing else."""
 
+import asyncio
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from pymongo.errors import OperationFailure
 from ray.util import metrics as ray_metrics
 
-from cluster import accounting, engine, metrics, monitoring
+from cluster import accounting, engine, metrics, monitoring, survey
 from cluster.engine import RayEngine
 from cluster.metrics import METRICS, Counter, Gauge, Histogram, Kind
 from cluster.scheduler import FairScheduler
@@ -21,6 +23,7 @@ from ingest.errors import Category, StoreRefused, StoreUnavailable, WorkTimeout
 from ingest.model import Attempt, Failure, Inspection, Job, JobState, Stage, StageRecord, StageStatus
 from ingest.stores.jobs import Backlog
 from tests.builders import NOON, a_job, a_revision
+from tests.crash.processes import until
 
 FAILURE = Failure(category=Category.STORE, message="Qdrant does not answer.", retryable=True, stage=Stage.STORE)
 
@@ -58,6 +61,14 @@ def series() -> dict[str, set[str]]:
         else:
             found[metric.exported] = set(metric.tags)
     return found
+
+
+async def surveyed(stores: Any, enough: Callable[[], bool]) -> None:
+    """Survey the stores until that is so."""
+    running = asyncio.create_task(Survey(stores).run())
+    await asyncio.to_thread(until, enough, 10)
+    running.cancel()
+    await asyncio.wait({running})
 
 
 def test_names_follow_the_conventions() -> None:
@@ -179,19 +190,39 @@ def test_what_is_not_the_end_of_a_job_is_not_counted_as_one(recorded: dict[str, 
 
 
 async def test_the_survey_reports_the_queue_and_counts_stores_that_fail(recorded: dict[str, Any]) -> None:
-    """One store that fails hides nothing of the others."""
+    """One store that fails hides nothing of the others, and nothing of the supervisor."""
     stores = MagicMock()
     stores.jobs.backlog.return_value = Backlog(jobs={JobState.QUEUED: 4, JobState.RUNNING: 2}, oldest_s=7.5)
     stores.vectors.ping.side_effect = StoreUnavailable("Qdrant does not answer.")
     stores.objects.ping.side_effect = StoreRefused("The bucket refuses.")
-    await Survey(stores).look()
+    await surveyed(stores, lambda: len(recorded.get("fanfold_store_errors_total", ())) == 2)
+    assert recorded["fanfold_supervisors"] == [(1, {})]
     assert recorded["fanfold_jobs"] == [(4, {"state": "queued"}), (2, {"state": "running"})]
     assert recorded["fanfold_queue_age_seconds"] == [(7.5, {})]
     assert sorted(tags["store"] for _, tags in recorded["fanfold_store_errors_total"]) == ["object_store", "qdrant"]
     stores.jobs.backlog.side_effect = OperationFailure("not authorized")
-    await Survey(stores).look()
+    await surveyed(stores, lambda: len(recorded["fanfold_store_errors_total"]) == 5)
     assert len(recorded["fanfold_jobs"]) == 2
     assert (1, {"store": "mongodb"}) in recorded["fanfold_store_errors_total"]
+
+
+async def test_a_silent_store_is_counted_at_once_and_delays_no_look_at_the_others(
+    recorded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client may wait a minute for it: the alert must not, nor must the gauges; and it is asked once at a time."""
+    monkeypatch.setattr(survey, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(survey, "INTERVAL_S", 0.02)
+    answers = threading.Event()
+    stores = MagicMock()
+    stores.jobs.backlog.return_value = Backlog(jobs={JobState.QUEUED: 4}, oldest_s=7.5)
+    stores.vectors.ping.side_effect = answers.wait
+    try:
+        await surveyed(stores, lambda: len(recorded.get("fanfold_store_errors_total", ())) >= 3)
+    finally:
+        answers.set()
+    assert {tags["store"] for _, tags in recorded["fanfold_store_errors_total"]} == {"qdrant"}
+    assert stores.vectors.ping.call_count == 1
+    assert stores.objects.ping.call_count >= 2
 
 
 async def test_pages_are_counted_by_route_and_outcome(

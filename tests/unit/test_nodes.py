@@ -42,8 +42,10 @@ def test_every_node_calls_the_cluster_the_same(on: Any, node: str, address: str)
 
 
 def test_a_process_has_its_own_nodes_cpus(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the whole cluster's; all of the machine's where Ray gives out none."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
+    """Not the whole cluster's; where Ray gives out none, as many as the container may use of its host's."""
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(64)))
+    monkeypatch.setattr("joblib.externals.loky.backend.context._cpu_count_cgroup", lambda _host: 2)  # its quota
     on("reader", "10.0.0.1:6379")
     assert nodes.own_cpus() == 4
     on("head", "10.0.0.1:6379")
