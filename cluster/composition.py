@@ -31,6 +31,7 @@ from ingest.stores.vectors import COLLECTION_PREFIX, QdrantApi, VectorStore, col
 from ingest.telemetry import configure_logging
 
 QDRANT_TIMEOUT_S = 30
+ADDRESSES = ("mongodb_uri", "qdrant_url", "object_store_url")
 STORE_CLASSES = (JobStore, HeldJob, Catalog, ReceiptStore, Roster, VectorStore, DirectoryStore, S3Store)
 ARMED_CLASSES = (*STORE_CLASSES, Activities, References)
 
@@ -123,6 +124,13 @@ def refuse_dead_stores(settings: Settings) -> None:
     if settings.object_store_url is not None:
         with _naming("FANFOLD_OBJECT_STORE_URL"):
             open_object_store(settings.object_store_url, s3_endpoint_url=settings.s3_endpoint_url).ping()
+
+
+def refuse_embedded_stores(settings: Settings) -> None:
+    """Raise `ConfigurationError`, naming the settings, unless every store has an address."""
+    unset = [f"FANFOLD_{name.upper()}" for name in ADDRESSES if getattr(settings, name) is None]
+    if unset:
+        raise ConfigurationError(f"Embedded stores serve one machine only. Set {', '.join(unset)} on every Ray node.")
 
 
 @contextmanager

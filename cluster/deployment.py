@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import serve
 
-from cluster.composition import prepare, refuse_dead_stores, refuse_truncation, resolve
+from cluster.composition import prepare, refuse_dead_stores, refuse_embedded_stores, refuse_truncation, resolve
 from cluster.flags import start_flags
 from cluster.service import connect_service, refuse_open_address
 from cluster.supervisor import refuse_second_supervisor, start_supervisors
@@ -18,8 +18,6 @@ from ingest.errors import ConfigurationError
 from ingest.settings import Settings
 from ingest.telemetry import configure_logging
 from serve.app import application
-
-ADDRESSES = ("mongodb_uri", "qdrant_url", "object_store_url")
 
 
 def build(arguments: Mapping[str, Any]) -> serve.Application:
@@ -48,10 +46,3 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     start_flags()
     start_supervisors(blueprint)
     return application(blueprint.settings, partial(connect_service, blueprint))
-
-
-def refuse_embedded_stores(settings: Settings) -> None:
-    """Raise `ConfigurationError`, naming the settings, unless every store has an address."""
-    unset = [f"FANFOLD_{name.upper()}" for name in ADDRESSES if getattr(settings, name) is None]
-    if unset:
-        raise ConfigurationError(f"Embedded stores serve one machine only. Set {', '.join(unset)} on every Ray node.")

@@ -111,6 +111,7 @@ class Ingestion:
         self._order = itertools.count()
         self._looking = False  # for the next document
         self._heard_at = time.monotonic()
+        self._silent_since: float | None = None  # the first call since then that nobody answered
 
     def stop(self) -> None:
         """Submit nothing more; `run` ends soon. May be called from a signal handler."""
@@ -201,7 +202,7 @@ class Ingestion:
             raise _TooLate
         if flight.breaks:
             self._client.service()
-            self._heard_at = time.monotonic()
+            self._hear()
         if flight.job_id is None:
             flight.job_id, flight.created = self._submit(flight.source)
         return self._client.job(flight.job_id)
@@ -259,7 +260,7 @@ class Ingestion:
             return self._unanswered(flight, error) if error.problem is None else self._refused(flight, error)
         except (FileTooLarge, OSError, ValueError) as error:
             return self._land(flight, _own_failure(error))
-        self._heard_at = time.monotonic()
+        self._hear()
         self.tally.waiting = None
         flight.job, flight.breaks, flight.refused_at = job, 0, None
         self.tally.moved(flight.source, job, created=flight.created)
@@ -273,7 +274,7 @@ class Ingestion:
     def _refused(self, flight: _Flight, error: ServiceError) -> Outcome | None:
         """The service has said no, or not yet."""
         assert error.problem is not None
-        now = self._heard_at = time.monotonic()
+        now = self._hear()
         flight.breaks = 0
         flight.refused_at = now if flight.refused_at is None else flight.refused_at
         full = error.problem.type == SERVICE_FULL
@@ -286,14 +287,21 @@ class Ingestion:
     def _unanswered(self, flight: _Flight, error: ServiceError) -> Outcome | None:
         """Nobody has answered: the service is away, or it breaks over this document alone."""
         flight.breaks += 1
-        silent_s = time.monotonic() - self._heard_at
-        if flight.breaks >= BROKEN_CALLS and silent_s < LONGEST_PAUSE_S:
+        now = time.monotonic()
+        if flight.breaks >= BROKEN_CALLS and now - self._heard_at < LONGEST_PAUSE_S:
             return self._land(flight, _failure(Category.INTERNAL, str(error)))
-        if silent_s > PATIENCE_S:
+        self._silent_since = now if self._silent_since is None else self._silent_since
+        if now - self._silent_since > PATIENCE_S:
             raise error
         self.tally.waiting = str(error)
         self._come_back(flight, min(2.0**flight.breaks, LONGEST_PAUSE_S))
         return None
+
+    def _hear(self) -> float:
+        """The service has answered, whatever it was; when."""
+        self._silent_since = None
+        self._heard_at = time.monotonic()
+        return self._heard_at
 
     def _land(self, flight: _Flight, failure: Failure | None, *, stopped: bool = False) -> Outcome:
         self._flights.remove(flight)

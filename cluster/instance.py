@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from ingest.errors import ConfigurationError, Conflict
 
 STOP_POLL_S = 0.1
+UP = "up"  # the task of an instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ def _addresses_path(home: Path) -> Path:
 
 
 @contextmanager
-def only_instance(home: Path) -> Iterator[None]:
-    """Hold the data directory for this process. Raises `Conflict` when another one has it.
+def only_instance(home: Path, *, task: str = UP) -> Iterator[None]:
+    """Hold the data directory for this process and its task. Raises `Conflict` when another one has it.
 
     The lock is the operating system's, so it ends with the process, however it dies.
     """
@@ -46,9 +48,10 @@ def only_instance(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            _refuse_other_task(file)
             raise Conflict("Fanfold runs here already. Stop it with: fanfold down") from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} {task}")
         file.flush()
         _addresses_path(home).unlink(missing_ok=True)  # of one that was killed
         try:
@@ -83,7 +86,7 @@ def adopt_ray_auth(home: Path) -> None:
 def stop_instance(home: Path, *, timeout_s: float) -> bool:
     """Ask the running instance to stop, and wait until it has; False when none runs.
 
-    Raises `Conflict` when it takes longer than `timeout_s`.
+    Raises `Conflict` when it takes longer than `timeout_s`, or when what holds the data directory is no instance.
     """
     path = _lock_path(home)
     if not path.exists():
@@ -92,13 +95,28 @@ def stop_instance(home: Path, *, timeout_s: float) -> bool:
         give_up_at = time.monotonic() + timeout_s
         asked = False
         while not _try_lock(file.fileno()):
-            if not asked:
-                os.kill(int(file.read()), signal.SIGTERM)
+            _refuse_other_task(file)
+            pid, _ = _holder(file)
+            if pid is not None and not asked:
+                os.kill(pid, signal.SIGTERM)
                 asked = True
             if time.monotonic() > give_up_at:
                 raise Conflict(f"Fanfold has not stopped after {timeout_s:g} seconds.")
             time.sleep(STOP_POLL_S)
         return asked
+
+
+def _holder(lock: IO[str]) -> tuple[int | None, str]:
+    """The process that holds the lock, and its task; None while it has not said so yet."""
+    lock.seek(0)
+    pid, _, task = lock.read().partition(" ")
+    return int(pid) if pid else None, task or UP
+
+
+def _refuse_other_task(lock: IO[str]) -> None:
+    _, task = _holder(lock)
+    if task != UP:
+        raise Conflict(f"`fanfold {task}` is at work on this data directory. Wait until it has ended.")
 
 
 def _try_lock(descriptor: int) -> bool:

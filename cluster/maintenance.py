@@ -31,7 +31,7 @@ def maintenance_stores(settings: Settings) -> Iterator[Stores]:
     with ExitStack() as stack:
         if settings.mongodb_uri is None or settings.qdrant_url is None:
             try:
-                stack.enter_context(only_instance(settings.home))
+                stack.enter_context(only_instance(settings.home, task="fsck"))
             except Conflict:
                 settings, qdrant = _join(stack, settings)
             else:

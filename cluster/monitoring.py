@@ -84,8 +84,8 @@ ALERTS = (
         f" > 0.2 and sum(increase({JOBS_ENDED.exported}[30m])) >= 5",
         "10m",
         WARNING,
-        "More than a fifth of the jobs fail, of five or more. `fanfold jobs --state failed`, then `fanfold job ID`: its "
-        "error says why and what to do.",
+        "More than a fifth of the jobs fail, of five or more. `fanfold jobs --state failed`, then `fanfold job ID`: "
+        "its error says why and what to do.",
     ),
     Alert(
         "FanfoldPagesDie",

@@ -21,11 +21,19 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from cluster.accounting import job_ended
-from cluster.composition import Blueprint, enter, prepare, refuse_dead_stores, refuse_truncation, resolve
+from cluster.composition import (
+    Blueprint,
+    enter,
+    prepare,
+    refuse_dead_stores,
+    refuse_embedded_stores,
+    refuse_truncation,
+    resolve,
+)
 from cluster.embedded import EmbeddedMongoDB, start_embedded_qdrant, stop_embedded_qdrant
 from cluster.flags import raise_flag, start_flags, stop_flags
 from cluster.instance import Addresses
-from cluster.nodes import cluster_address
+from cluster.nodes import cluster_address, places
 from cluster.ports import free_port, is_free, why_not_free
 from cluster.supervisor import probe_supervisors, refuse_second_supervisor, start_supervisors, stop_supervisors
 from cluster.views import RayPageViewer
@@ -85,7 +93,7 @@ def running(settings: Settings, report: Report = lambda _step: None) -> Iterator
         stack.callback(ray.shutdown)
         signal.signal(signal.SIGTERM, on_stop)  # Ray's own prints its stack and ends in an abort
         if joined is not None:
-            refuse_second_supervisor()
+            refuse_to_join(settings)
         report("embedded stores")
         mongodb = _start_embedded_stores(settings, stack)
         report("models")
@@ -132,6 +140,13 @@ def connect_service(blueprint: Blueprint, embed_query: EmbedQuery) -> Service:
             "supervisor": probe_supervisors,
         },
     )
+
+
+def refuse_to_join(settings: Settings) -> None:
+    """Raise `ConfigurationError` or `Conflict` when the Ray cluster that was found cannot be Fanfold's too."""
+    if len(places()) > 1:
+        refuse_embedded_stores(settings)
+    refuse_second_supervisor()
 
 
 def refuse_open_address(settings: Settings) -> None:

@@ -38,10 +38,14 @@ from ingest.pipeline import Pipeline
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
 from ingest.stores.roster import Order
-from ingest.telemetry import get_logger
+from ingest.telemetry import configure_logging, get_logger
 
 CLASS = "SupervisorActor"
 SUPERVISOR = "supervisor"  # what the names of the actors begin with
+KEEPER = "keeper"
+KEEP_INTERVAL_S = 0.5
+ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}  # of Ray jobs
+MOST_JOBS = 10_000  # that Ray's state API lists
 STOP_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 5.0
 STORE_THREADS = 64  # calls that a silent store blocks must not stop those to the others
@@ -214,15 +218,18 @@ def _is_ending(job: Job) -> bool:
 
 
 def _raise_of(helpers: Iterable[asyncio.Task[None]]) -> None:
-    """None of them ends by itself: what ended one ends the supervisor, and Ray starts another."""
+    """None of them ends by itself: what ended one ends the supervisor, and another is started."""
     for helper in helpers:
         if helper.done():
             helper.result()
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class SupervisorActor:
-    """Keeps a supervisor running on a thread with its own event loop, so that a restarted actor goes on by itself."""
+    """Keeps a supervisor running on a thread with its own event loop. One that dies is started again by the keeper.
+
+    Not by Ray: on a node without memory Ray ends whatever it may start again before the newest page (docs/adr/0017).
+    """
 
     def __init__(self, blueprint: Blueprint) -> None:
         stores = enter(blueprint)
@@ -248,8 +255,36 @@ class SupervisorActor:
         try:
             self._loop.run_until_complete(self._supervisor.run())
         except Exception:
-            log.exception("supervisor died; Ray starts another")
+            log.exception("supervisor died; another is started")
             os._exit(1)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+class KeeperActor:
+    """Starts every supervisor again that has died. It holds nothing, so it may die itself: Ray starts it again."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        configure_logging(blueprint.settings.log_level)
+        self._blueprint = blueprint
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Start none any more; returns when none is being started."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        numbers = range(self._blueprint.settings.supervisors)
+        while not self._stopping.wait(KEEP_INTERVAL_S):
+            try:
+                missing = [number for number in numbers if _named(supervisor_name(number + 1)) is None]
+                if missing:
+                    log.error("supervisors have died and are started again", count=len(missing))
+                    _start(self._blueprint, missing)
+            except (ray.exceptions.RayError, ValueError) as error:  # the second: the name is not free yet
+                log.warning("supervisors cannot be started", error=type(error).__name__)
 
 
 def supervisor_name(number: int) -> str:
@@ -264,15 +299,16 @@ def refuse_second_supervisor() -> None:
     """Raise `Conflict` when another Fanfold runs on this Ray cluster.
 
     What a dead one left is no obstacle, nor is what this Ray job started itself: Serve deploys again within one job.
+    Ray does not list the job within which Serve deploys: whatever is not known to have ended goes on.
     """
     context = ray.get_runtime_context()
     address = context.gcs_address
-    running = {job.job_id for job in list_jobs(address=address) if job.status == "RUNNING"} - {context.get_job_id()}
+    ended = {job.job_id for job in list_jobs(address=address, limit=MOST_JOBS) if job.status in ENDED}
     for actor in list_actors(address=address, filters=[("class_name", "=", CLASS), ("state", "=", "ALIVE")]):
-        if actor.ray_namespace == NAMESPACE and actor.job_id in running:
+        if actor.ray_namespace == NAMESPACE and actor.job_id not in ended | {context.get_job_id()}:
             raise Conflict(
-                "Another Fanfold runs on the Ray cluster of this machine. Stop it with fanfold down, or start a Ray of "
-                "your own with FANFOLD_RAY_ADDRESS=local."
+                "Another Fanfold runs on the Ray cluster of this machine. Stop it with fanfold down, or as it was "
+                "deployed; or start a Ray of your own with FANFOLD_RAY_ADDRESS=local."
             )
 
 
@@ -283,23 +319,38 @@ def start_supervisors(blueprint: Blueprint) -> None:
     """
     stop_supervisors()
     connect(blueprint).roster.command(cluster_address(), Order.WORK)
+    handles = _start(blueprint, range(blueprint.settings.supervisors))
+    keeper: Any = KeeperActor
+    keeper.options(name=KEEPER, namespace=NAMESPACE, lifetime="detached").remote(blueprint)
+    if not all(ray.get([handle.ping.remote() for handle in handles])):
+        raise ConfigurationError("A supervisor does not start. Its log is in Ray's dashboard.")
+
+
+def _start(blueprint: Blueprint, numbers: Iterable[int]) -> list[Any]:
     actor: Any = SupervisorActor
     nodes = places()
-    handles = [
+    return [
         actor.options(
             name=supervisor_name(number + 1),
             namespace=NAMESPACE,
             lifetime="detached",
             scheduling_strategy=NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=True),
         ).remote(blueprint)
-        for number in range(blueprint.settings.supervisors)
+        for number in numbers
     ]
-    if not all(ray.get([handle.ping.remote() for handle in handles])):
-        raise ConfigurationError("A supervisor does not start. Its log is in Ray's dashboard.")
+
+
+def _named(name: str) -> Any:
+    """The actor of that name; None when there is none, or it has died for good."""
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return None
 
 
 def stop_supervisors() -> None:
     """Let every supervisor release its jobs, then end it; nothing happens when there is none."""
+    _stop_keeper()
     handles = list(_supervisors())
     stopping = [handle.stop.remote() for handle in handles]
     give_up_at = time.monotonic() + STOP_TIMEOUT_S + PROBE_TIMEOUT_S
@@ -310,6 +361,16 @@ def stop_supervisors() -> None:
             log.warning("a supervisor did not stop by itself", error=type(error).__name__)
     for handle in handles:
         ray.kill(handle)
+
+
+def _stop_keeper() -> None:
+    keeper = _named(KEEPER)
+    if keeper is not None:
+        try:
+            ray.get(keeper.stop.remote(), timeout=PROBE_TIMEOUT_S)
+        except ray.exceptions.RayError as error:
+            log.warning("the keeper did not stop by itself", error=type(error).__name__)
+        ray.kill(keeper)
 
 
 def probe_supervisors() -> None:

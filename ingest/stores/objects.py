@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
+from s3fs.core import S3_RETRYABLE_ERRORS
 
 from ingest.errors import ConfigurationError, ObjectMissing, StoreRefused, StoreUnavailable
 from ingest.faults import fault_point
@@ -23,6 +24,8 @@ from ingest.faults import fault_point
 COPY_BUFFER_BYTES = 1024**2
 ABANDONED_S = 24 * 60 * 60.0  # a file in the staging directory that nothing was written to for so long
 READ_AHEAD_BYTES = 64 * 1024  # beyond each range that is asked for
+S3_CONNECT_S, S3_READ_S = 5, 15
+S3_TRIES = 2  # of a call, which is then given up: whoever waits for a page's worker would blame the page for the rest
 
 
 class ObjectStore(Protocol):
@@ -230,14 +233,23 @@ def _reading(file: IO[bytes], errors: AbstractContextManager[None]) -> Iterator[
 class S3Store:
     """A bucket (or a prefix of one) as object store, through s3fs; creation is a conditional put (`If-None-Match: *`).
 
+    A bucket that says nothing costs a call half a minute, then `StoreUnavailable`: the job does the waiting. (s3fs and
+    botocore each try five times, one within the other: seven minutes.)
+
     Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
     """
 
     def __init__(self, bucket: str, prefix: str, *, endpoint_url: str | None) -> None:
         self._root = f"{bucket}/{prefix}".rstrip("/")
+        timeouts = {"connect_timeout": S3_CONNECT_S, "read_timeout": S3_READ_S}
         self._fs: Any = fsspec.filesystem(
-            "s3", endpoint_url=endpoint_url, use_listings_cache=False, skip_instance_cache=True
+            "s3",
+            endpoint_url=endpoint_url,
+            use_listings_cache=False,
+            skip_instance_cache=True,
+            config_kwargs=timeouts | {"retries": {"mode": "standard", "total_max_attempts": S3_TRIES}},
         )
+        self._fs.retries = 1
 
     @fault_point("objects.put")
     def put(self, key: str, data: bytes) -> bool:
@@ -326,5 +338,5 @@ def _s3_errors(key: str) -> Iterator[None]:
         raise StoreRefused(
             "The object store refuses what it is asked. Are its credentials right, and valid?"
         ) from error
-    except (OSError, BotoCoreError, ClientError) as error:
+    except (OSError, BotoCoreError, ClientError, *S3_RETRYABLE_ERRORS) as error:
         raise StoreUnavailable(f"The object store does not answer: {type(error).__name__}.") from error

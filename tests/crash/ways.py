@@ -141,7 +141,7 @@ def _restarted(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView
     faulty.add([schedule.entry])
     other = schedule.point == "jobs.repin"
     try:
-        with suppress(RayError):  # it met the fault before it said that it works: Ray starts it again
+        with suppress(RayError):  # it met the fault before it said that it works: the keeper starts it again
             start_supervisors(_renamed(faulty.blueprint) if other else faulty.blueprint)
         return faulty.ended(submitted.job_id)
     finally:

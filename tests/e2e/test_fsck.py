@@ -78,6 +78,17 @@ def test_fsck_finds_repairs_and_then_finds_nothing(home: Path) -> None:
         assert set(stores.vectors.collections_with("whole", 1)) == {"fanfold-test-384"}
 
 
+def test_a_repair_is_not_taken_for_a_service(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fanfold up` says what it waits for, and `fanfold down` ends no repair in its middle."""
+    monkeypatch.setenv("FANFOLD_DATA_DIR", str(home))
+    with maintenance_stores(Settings(data_dir=home)):
+        for command in ("up", "down"):
+            program = Path(sys.executable).with_name("fanfold")
+            done = subprocess.run([program, command], capture_output=True, text=True, check=False)
+            assert done.returncode == 2
+            assert "`fanfold fsck` is at work on this data directory." in done.stderr
+
+
 def test_fsck_says_so_while_fanfold_starts(home: Path) -> None:
     """The directory is locked and nobody has said yet where the stores are: 2, and one line without a traceback."""
     with only_instance(home):

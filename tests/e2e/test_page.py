@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.browser import IMAGE_MS, JOB_MS, PHONE, Visitor, chromium, visitor
 from tests.clusters import Cluster
@@ -152,6 +152,31 @@ def test_an_upload_is_stopped(person: Visitor, letter: Path) -> None:
     row.get_by_role("button", name="Stop").click()
     expect(person.page.locator("#uploads")).to_be_hidden()
     assert row.count() == 0
+
+
+def test_an_upload_that_is_stopped_while_it_waits_for_a_key_is_not_sent_after_all(
+    browser: Browser, url: str, letter: Path
+) -> None:
+    """The key comes later: what was stopped before stays stopped, and the keyboard keeps its place."""
+    sent: list[str] = []
+
+    def refuse(route: Route) -> None:
+        sent.append(route.request.method)
+        route.fulfill(status=401, content_type="application/problem+json", body="{}")
+
+    with visitor(browser, url) as person:
+        page = person.page
+        page.route("**/v1/documents", refuse)
+        person.choose(letter)
+        page.click("#key-no")
+        page.locator("#uploads .upload").get_by_role("button", name="Stop").click()
+        page.click("#enter-key")
+        page.fill("#key-value", "a-key")
+        page.press("#key-value", "Enter")
+        expect(page.locator("#enter-key")).to_be_hidden()
+        expect(page.locator("#forget-key")).to_be_focused()
+        page.wait_for_timeout(300)
+        assert sent == ["POST"]
 
 
 def test_a_search_is_grouped_and_narrowed_to_a_document(person: Visitor, tmp_path: Path, word: str) -> None:

@@ -132,7 +132,7 @@ async def test_what_was_claimed_in_the_moment_of_the_stop_is_given_back(
 async def test_a_supervisor_does_not_go_on_without_a_part_of_itself(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What nobody expected in a helper ends the supervisor, and Ray starts another: it is not half of one for ever."""
+    """What nobody expected in a helper ends the supervisor, and another is started: it is not half of one for ever."""
     supervisor = a_supervisor(stores, settings, monkeypatch)
 
     async def broken(_supervisor: Supervisor) -> None:

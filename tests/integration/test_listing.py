@@ -58,8 +58,8 @@ def test_documents_are_listed_newest_first_without_the_deleted(web: Web) -> None
 
 def test_a_page_that_is_just_full_is_the_last_one(web: Web) -> None:
     """Nothing follows, and so it says: a reader does not have to ask for an empty page to know."""
-    document_id = [web.ingest(f"letter {number}").document_id for number in range(2)][0]
-    for path in ("/v1/documents", "/v1/jobs", f"/v1/documents/{document_id}/chunks"):
+    jobs = [web.ingest(f"letter {number}") for number in range(2)]
+    for path in ("/v1/documents", "/v1/jobs", f"/v1/documents/{jobs[0].document_id}/chunks"):
         for limit, follows in ((1, True), (2, False), (3, False)):
             page = web.client().get(path, params={"limit": limit}).json()
             assert (page["next_cursor"] is not None) is follows, (path, limit)

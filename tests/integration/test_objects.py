@@ -17,8 +17,17 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from ingest.errors import ConfigurationError, ObjectMissing, StoreRefused, StoreUnavailable
-from ingest.stores.objects import ABANDONED_S, READ_AHEAD_BYTES, DirectoryStore, ObjectStore, open_object_store
+from ingest.stores import objects
+from ingest.stores.objects import (
+    ABANDONED_S,
+    READ_AHEAD_BYTES,
+    S3_TRIES,
+    DirectoryStore,
+    ObjectStore,
+    open_object_store,
+)
 from tests.builders import at_once
+from tests.s3_server import CREDENTIALS, S3Server
 
 BUCKET = "fanfold-test"
 KEY = "checkpoints/d/f/pages/000001.parquet"
@@ -287,6 +296,26 @@ def test_an_s3_server_that_is_down_is_unavailable(
     arguments: dict[str, tuple[Any, ...]] = {"put": (KEY, b"x"), "put_file": (KEY, tmp_path / "upload"), "ping": ()}
     with pytest.raises(StoreUnavailable):
         getattr(down, method)(*arguments.get(method, (KEY,)))
+
+
+@pytest.mark.parametrize("call", ["put", "get", "exists"])
+def test_an_s3_server_that_says_nothing_costs_a_call_only_its_own_patience(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A page's limit of time is not used up by it: who waits for the end of an outage is the job, not its worker."""
+    monkeypatch.setattr(objects, "S3_READ_S", 0.3)
+    with monkeypatch.context() as environment, S3Server() as server:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        store = open_object_store(f"s3://{server.bucket()}", s3_endpoint_url=server.url)
+        assert store.put(KEY, b"page")
+        server.freeze()
+        asked_at = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            store.put("k", b"") if call == "put" else getattr(store, call)(KEY)
+        assert time.monotonic() - asked_at < S3_TRIES * 0.3 + 3
+        server.thaw()
+        assert store.get(KEY) == b"page"
 
 
 def test_prefixes_of_one_bucket_are_stores_of_their_own(s3_endpoint: str) -> None:

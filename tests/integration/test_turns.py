@@ -332,7 +332,7 @@ async def test_a_supervisor_claims_by_turns(
 async def test_what_only_has_to_end_waits_for_no_place(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Long books of the same tenant hold every place, guests' too: a delete and a cancel are carried out all the same."""
+    """Books of the same tenant hold every place, guests' too: a delete and a cancel are carried out all the same."""
     monkeypatch.setattr(duty, "cluster_address", lambda: "nowhere")
     blueprint = Blueprint(
         settings=settings.model_copy(update={"max_running_jobs": 1}), pipeline=PIPELINE, dimension=384

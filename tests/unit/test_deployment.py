@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray import serve
 
-from cluster import deployment, supervisor
+from cluster import deployment, service, supervisor
 from cluster.composition import Blueprint
 from cluster.embedded import NAMESPACE
 from ingest.errors import ConfigurationError, Conflict, StoreUnavailable
@@ -94,11 +94,31 @@ def test_nothing_starts_before_the_stores_answer(steps: list[str], environment: 
     assert steps == []
 
 
-@pytest.mark.parametrize(("owner", "refused"), [("0a", False), ("0b", True), ("0c", False)])
+@pytest.mark.parametrize(("nodes", "refused"), [(["head"], False), (["head", "worker"], True)])
+def test_embedded_stores_join_no_cluster_of_several_nodes(
+    environment: pytest.MonkeyPatch, nodes: list[str], *, refused: bool
+) -> None:
+    """A worker on another node would look for the objects on its own disk."""
+    asked = MagicMock()
+    environment.setattr(service, "places", lambda: nodes)
+    environment.setattr(service, "refuse_second_supervisor", asked)
+    environment.delenv("FANFOLD_OBJECT_STORE_URL")
+    if refused:
+        with pytest.raises(ConfigurationError, match="Set FANFOLD_OBJECT_STORE_URL on every Ray node"):
+            service.refuse_to_join(Settings())
+    else:
+        service.refuse_to_join(Settings())
+    assert asked.called is not refused
+
+
+@pytest.mark.parametrize(("owner", "refused"), [("0a", False), ("0b", True), ("0c", False), ("0d", True)])
 def test_only_another_running_fanfold_is_in_the_way(
     monkeypatch: pytest.MonkeyPatch, owner: str, *, refused: bool
 ) -> None:
-    """A supervisor of this Ray job (0a) is replaced, as is a dead job's (0c); a running other one's (0b) is not."""
+    """A supervisor of this Ray job (0a) is replaced, as is a dead job's (0c); a running other one's (0b) is not.
+
+    Nor is one of a job that Ray does not list (0d): a deployed application's, which belongs to Ray's dashboard.
+    """
     context = MagicMock(gcs_address="here:6379")
     context.get_job_id.return_value = "0a"
     found = MagicMock(ray_namespace=NAMESPACE, job_id=owner)

@@ -37,6 +37,8 @@ UNMARKED = {
     "embedded.stop_embedded_qdrant": "the end",
     "embedded._call": "is under each `vectors.*` point",
     "supervisor.start_supervisors": "start-up",
+    "supervisor._start": "the same; and the keeper tries again: tests/crash/test_processes.py",
+    "supervisor._stop_keeper": "the end",
     "supervisor.stop_supervisors": "the end",
     "supervisor.probe_supervisors": "health",
     "views._see": "a page's image for a reader, which writes nothing",

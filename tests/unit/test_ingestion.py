@@ -152,6 +152,21 @@ def test_a_service_that_restarts_costs_no_document(monkeypatch: pytest.MonkeyPat
     assert [outcome.state for outcome in running.join()] == ["succeeded"] * 20
 
 
+def test_a_quiet_time_before_is_no_silence_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who names the documents took longer than the run's patience; the service is away for a moment after that."""
+    monkeypatch.setattr(ingestion, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(ingestion, "PATIENCE_S", 0.3)
+    service = FakeService(looks=3)
+
+    def slowly() -> Iterator[Found]:
+        time.sleep(0.4)
+        service.answers = False
+        threading.Timer(0.1, lambda: setattr(service, "answers", True)).start()
+        yield from urls(2)
+
+    assert [outcome.state for outcome in Ingestion(service).run(slowly())] == ["succeeded"] * 2
+
+
 def test_a_service_that_stays_away_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """After its patience; the documents in flight are reported as they were last seen."""
     monkeypatch.setattr(ingestion, "LONGEST_PAUSE_S", 0.05)
