@@ -16,6 +16,7 @@ from ingest.stages.models import embedding_model_path
 from ingest.telemetry import configure_logging
 from serve.asgi import create_app
 from serve.service import Service
+from serve.uploads import remove_abandoned
 
 APP_NAME = "fanfold"
 MAX_ONGOING_QUERIES = 100
@@ -57,6 +58,7 @@ class Api:
                 raise StoreUnavailable("The query embedder does not answer.") from error
             return vector
 
+        remove_abandoned()
         self._service = connect(embed_query)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

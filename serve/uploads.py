@@ -1,9 +1,11 @@
 """Receiving files: streamed to disk and hashed on the way, never over the limit, never whole in memory."""
 
 import hashlib
+import shutil
 import tempfile
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from email.message import Message
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -30,6 +32,8 @@ MAX_FILES = 100
 MAX_FILENAME_CHARACTERS = 255
 MAX_REFERENCE_BYTES = 2 * MAX_METADATA_BYTES
 READ_BYTES = 1024**2
+DIRECTORY_PREFIX = "fanfold-upload-"
+ABANDONED_S = 24 * 60 * 60.0  # no upload takes a day
 
 
 @asynccontextmanager
@@ -43,7 +47,7 @@ async def received(
     `BadPriority`, `BadReference`, `UnknownField`, `ServiceFull`, or what `References.fetch` raises.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    with tempfile.TemporaryDirectory(prefix="fanfold-upload-") as name:
+    with tempfile.TemporaryDirectory(prefix=DIRECTORY_PREFIX) as name:
         directory = Path(name)
         with _room():
             if media_type == "application/pdf":
@@ -58,6 +62,14 @@ async def received(
                     'where one is as application/json: {"url": "s3://bucket/key.pdf"}.'
                 )
         yield uploads
+
+
+def remove_abandoned() -> None:
+    """Remove the uploads that replicas left behind when they were killed, by now a day ago."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*"):
+        with suppress(OSError):  # another replica removes it too, or it is another user's
+            if time.time() - directory.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(directory)
 
 
 @contextmanager

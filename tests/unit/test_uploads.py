@@ -1,6 +1,10 @@
 """What a client sends: its file name is only shown, and every error has one status and one name."""
 
+import os
+import tempfile
+import time
 from http import HTTPStatus
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +15,7 @@ from ingest.errors import FanfoldError
 from serve import problems
 from serve.problems import STATUS, kind_of, status_of
 from serve.refusals import BadCursor, MissingFile, UnsupportedMediaType
-from serve.uploads import MAX_FILENAME_CHARACTERS, safe_filename
+from serve.uploads import ABANDONED_S, DIRECTORY_PREFIX, MAX_FILENAME_CHARACTERS, remove_abandoned, safe_filename
 
 NEVER_OVER_HTTP = {  # raised by workers and supervisors: they end in a job's `error`, not in an answer
     errors.CorruptPdf,
@@ -153,3 +157,17 @@ def test_no_two_errors_share_a_problem_type() -> None:
     """A program can tell every error from every other by its `type`."""
     kinds = subclasses(FanfoldError)
     assert len({kind_of(kind)[0] for kind in kinds}) == len({kind.__name__ for kind in kinds})
+
+
+def test_what_a_killed_replica_left_goes_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload under way stays, as does whatever is not an upload's."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    left, under_way, other = (tmp_path / name for name in (f"{DIRECTORY_PREFIX}1", f"{DIRECTORY_PREFIX}2", "other"))
+    for directory in (left, under_way, other):
+        directory.mkdir()
+        (directory / "upload.pdf").write_bytes(b"%PDF-")
+    long_ago = time.time() - ABANDONED_S - 1
+    for directory in (left, other):
+        os.utime(directory, (long_ago, long_ago))
+    remove_abandoned()
+    assert sorted(directory.name for directory in tmp_path.iterdir()) == [f"{DIRECTORY_PREFIX}2", "other"]
