@@ -105,6 +105,7 @@ def test_what_cannot_be_cancelled_or_retried_says_why(cluster: Cluster, http: ht
         answer = http.post(path)
         assert (answer.status_code, answer.json()["type"]) == (409, "urn:fanfold:conflict")
         assert reason in answer.json()["detail"]
+        assert answer.json()["retryable"] is False  # a terminal state never changes
     for call in ("cancel", "retry"):
         assert http.post(f"/v1/jobs/unknown/{call}").status_code == 404
     assert http.delete("/v1/documents/unknown").status_code == 404

@@ -7,7 +7,7 @@ from pymongo.database import Database
 
 from ingest import ids
 from ingest.deletion import delete
-from ingest.errors import Conflict, CorruptPdf, TooManyFailedPages, WorkerCrashed
+from ingest.errors import Conflict, CorruptPdf, NotEnded, TooManyFailedPages, WorkerCrashed
 from ingest.model import JobState
 from ingest.submission import retry
 from tests.builders import TENANT
@@ -67,9 +67,9 @@ async def test_two_retries_are_one(bench: Bench) -> None:
 async def test_a_job_at_work_cannot_be_retried(bench: Bench) -> None:
     """Waiting, running or being cancelled."""
     job = bench.submit()
-    with pytest.raises(Conflict, match="queued"):
+    with pytest.raises(NotEnded, match="queued"):
         retry(bench.stores, job, pipeline=PIPELINE)
-    with pytest.raises(Conflict, match="cancelling"):
+    with pytest.raises(NotEnded, match="cancelling"):
         retry(bench.stores, bench.stores.jobs.request_cancel(job.job_id), pipeline=PIPELINE)
 
 

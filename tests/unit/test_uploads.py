@@ -145,6 +145,7 @@ def test_the_nearest_ancestor_in_the_table_decides(monkeypatch: pytest.MonkeyPat
         (errors.NotAPdf, "urn:fanfold:not-a-pdf", "Not a PDF"),
         (errors.StoreUnavailable, "urn:fanfold:store-unavailable", "Store unavailable"),
         (errors.Conflict, "urn:fanfold:conflict", "Conflict"),
+        (errors.NotEnded, "urn:fanfold:not-ended", "Not ended"),
         (UnsupportedMediaType, "urn:fanfold:unsupported-media-type", "Unsupported media type"),
     ],
 )
