@@ -290,8 +290,10 @@ class Ingestion:
         now = time.monotonic()
         if flight.breaks >= BROKEN_CALLS and now - self._heard_at < LONGEST_PAUSE_S:
             return self._land(flight, _failure(Category.INTERNAL, str(error)))
-        self._silent_since = now if self._silent_since is None else self._silent_since
-        if now - self._silent_since > PATIENCE_S:
+        since = self._silent_since  # read once: a caller's thread may hear the service meanwhile
+        if since is None:
+            since = self._silent_since = now
+        if now - since > PATIENCE_S:
             raise error
         self.tally.waiting = str(error)
         self._come_back(flight, min(2.0**flight.breaks, LONGEST_PAUSE_S))

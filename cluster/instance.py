@@ -72,6 +72,9 @@ def addresses_of_instance(home: Path) -> Addresses:
     try:
         return Addresses(**json.loads(_addresses_path(home).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
+        if _lock_path(home).exists():
+            with _lock_path(home).open(encoding="utf-8") as file:
+                _refuse_other_task(file)
         raise Conflict("Fanfold is just starting or stopping here. Try again in a moment.") from None
 
 

@@ -42,6 +42,7 @@ class Queue:
     def claim_next(self, running: Sequence[Job]) -> HeldJob | None:
         """Claim the job whose turn it is beside those that run; None when none may begin, or none was found in time.
 
+        One that only has to be rolled back or collected has no turn: see `JobStore.claim_ending`.
         Raises `StoreError`.
         """
         free = self._places - len(running)
@@ -54,7 +55,7 @@ class Queue:
         give_up_at = time.monotonic() + LONGEST_SEARCH_S
         while (ticket := self._turns.next(self._jobs.now(), at_work, guests_only=free <= 0)) is not None:
             try:
-                held = self._jobs.claim(self._holder, ticket.job_id)
+                held = self._jobs.claim(self._holder, ticket.job_id, for_work=True)
             except StoreRefused:
                 self._turns.drop(ticket)  # others go first, until it is read again
                 raise

@@ -27,7 +27,7 @@ from cluster.engine import RayEngine
 from cluster.metrics import STORE_ERRORS
 from cluster.nodes import cluster_address, places
 from cluster.notices import Notifier
-from cluster.queue import Queue
+from cluster.queue import GUEST_PLACES, Queue
 from cluster.scheduler import FairScheduler
 from cluster.survey import Survey
 from ingest import faults
@@ -48,7 +48,7 @@ ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}  # of Ray jobs
 MOST_JOBS = 10_000  # that Ray's state API lists
 STOP_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 5.0
-STORE_THREADS = 64  # calls that a silent store blocks must not stop those to the others
+SPARE_THREADS = 32  # beside one for each job: calls that a silent store blocks must not stop those to the others
 ENDING_PLACES = 16  # for jobs without work: to be rolled back or collected, beside FANFOLD_MAX_RUNNING_JOBS
 LISTEN_AGAIN_S = 1.0
 SWEEP_INTERVAL_S = 2.0
@@ -236,7 +236,8 @@ class SupervisorActor:
         if blueprint.settings.faults is not None:
             faults.arm(blueprint.settings.faults, [RayEngine])
         self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="stores"))
+        threads = blueprint.settings.max_running_jobs + GUEST_PLACES + ENDING_PLACES + SPARE_THREADS
+        self._loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="stores"))
         self._supervisor = Supervisor(blueprint, stores)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()

@@ -52,8 +52,8 @@ class Survey:
         while True:
             started_at = time.monotonic()
             answered = await self.look(store, call)
-            busy = (time.monotonic() - started_at) / LOAD if answered else 0.0
-            await asyncio.sleep(max(INTERVAL_S, busy))
+            counting_s = time.monotonic() - started_at if answered and store == "mongodb" else 0.0
+            await asyncio.sleep(max(INTERVAL_S, counting_s / LOAD))
 
     async def _report(self) -> None:
         """Whatever the stores do, this supervisor is there."""

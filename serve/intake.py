@@ -21,7 +21,7 @@ UPLOADS = "/v1/documents"
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 MAX_JSON_BYTES = 1024**2
 SILENCE_S = 60.0  # in the middle of a body: who has lost the network says no goodbye, and holds a share of the bound
-LEAST_BYTES_PER_S = 16 * 1024  # of a body, after its first minute: one that trickles holds its place for hours
+LEAST_BYTES_PER_S = 1024  # of a body, after its first minute: one that trickles holds its place for hours
 SMALL_BYTES = 64 * 1024  # a body that is not worth counting: searches go on while uploads wait
 PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.intake:proxy_middlewares"}
 

@@ -30,6 +30,7 @@ CLAIM_CANDIDATES = 16
 WAITING = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
 BEGUN = [state for state in JobState if state not in {JobState.QUEUED, JobState.CANCELLING}]
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+WITH_WORK: Mapping[str, Any] = {"state": {"$in": [JobState.QUEUED, JobState.RUNNING]}, "cancel_requested_at": None}
 WITHOUT_WORK: tuple[Mapping[str, Any], ...] = (  # open jobs that are to be cancelled, or have ended: only collected
     {"state": JobState.QUEUED, "cancel_requested_at": {"$gt": BEFORE_ALL}},
     {"state": JobState.RUNNING, "cancel_requested_at": {"$gt": BEFORE_ALL}},
@@ -294,15 +295,15 @@ class JobStore:
             return [ticket_of(record) for record in found if record["lease"]["expires_at"] <= now]
 
     @fault_point("jobs.claim")
-    def claim(self, holder: str, job_id: str) -> HeldJob | None:
+    def claim(self, holder: str, job_id: str, *, for_work: bool = False) -> HeldJob | None:
         """Take this job: a queued one, or one whose holder's lease has run out.
 
         Exactly one claimer gets it; None when it is not claimable. A settled job that is not collected yet is
-        claimable too, and keeps its terminal state.
+        claimable too, and keeps its terminal state; `for_work`, it is left to `claim_ending`.
         """
         claimed_at, now = time.monotonic(), self.now()
         with mongo_errors():
-            found = self._jobs.find_one({"_id": job_id, "open": True})
+            found = self._jobs.find_one({"_id": job_id, "open": True, **(WITH_WORK if for_work else {})})
             return self._take(found, holder, now=now, claimed_at=claimed_at)
 
     @fault_point("jobs.claim_ending")

@@ -79,10 +79,10 @@ def test_fsck_finds_repairs_and_then_finds_nothing(home: Path) -> None:
 
 
 def test_a_repair_is_not_taken_for_a_service(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`fanfold up` says what it waits for, and `fanfold down` ends no repair in its middle."""
+    """`fanfold up` says what it waits for, as does another fsck; and `fanfold down` ends no repair in its middle."""
     monkeypatch.setenv("FANFOLD_DATA_DIR", str(home))
     with maintenance_stores(Settings(data_dir=home)):
-        for command in ("up", "down"):
+        for command in ("up", "down", "fsck"):
             program = Path(sys.executable).with_name("fanfold")
             done = subprocess.run([program, command], capture_output=True, text=True, check=False)
             assert done.returncode == 2
