@@ -15,7 +15,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from cluster.composition import Blueprint, open_stores
 from cluster.embedded import EmbeddedMongoDB
 from cluster.engine import RayEngine
 from cluster.scheduler import Owner
-from cluster.supervisor import STORE_THREADS, Supervisor
+from cluster.supervisor import Supervisor, store_threads
 from cluster.tasks import SPREAD
 from cluster.work import Started, Work
 from ingest.model import ChunkPlan, Document, Inspection, Job, PipelineSpec, Revision
@@ -134,7 +133,7 @@ class Bench:
 
     async def measure(self) -> Measured:
         """One long document alone, then many short ones, several at a time."""
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(STORE_THREADS))
+        asyncio.get_running_loop().set_default_executor(store_threads(self._blueprint.settings))
         await self._work([self._submit(WARM_UP_PAGES)], places=1)
         pages_s, page_calls = await self._work([self._submit(PAGES)], places=1)
         jobs_s, job_calls = await self._work([self._submit(1) for _ in range(JOBS)], places=PLACES)

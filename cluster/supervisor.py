@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -24,6 +25,7 @@ from cluster.composition import Blueprint, connect, enter
 from cluster.duty import VERSION, Duty
 from cluster.embedded import NAMESPACE
 from cluster.engine import RayEngine
+from cluster.keeper import start_keeper, stop_keeper
 from cluster.metrics import STORE_ERRORS
 from cluster.nodes import cluster_address, places
 from cluster.notices import Notifier
@@ -35,15 +37,14 @@ from ingest.endings import happens
 from ingest.errors import ConfigurationError, Conflict, StoreError, StoreUnavailable
 from ingest.model import Job
 from ingest.pipeline import Pipeline
+from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
 from ingest.stores.roster import Order
-from ingest.telemetry import configure_logging, get_logger
+from ingest.telemetry import get_logger
 
 CLASS = "SupervisorActor"
 SUPERVISOR = "supervisor"  # what the names of the actors begin with
-KEEPER = "keeper"
-KEEP_INTERVAL_S = 0.5
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}  # of Ray jobs
 MOST_JOBS = 10_000  # that Ray's state API lists
 STOP_TIMEOUT_S = 15.0
@@ -212,6 +213,12 @@ class Supervisor:
         accounting.attempt_ended(ended, seconds=seconds)
 
 
+def store_threads(settings: Settings) -> ThreadPoolExecutor:
+    """The threads from which a supervisor calls stores: one for each job it may hold, and some to spare."""
+    most = settings.max_running_jobs + GUEST_PLACES + ENDING_PLACES + SPARE_THREADS
+    return ThreadPoolExecutor(most, thread_name_prefix="stores")
+
+
 def _is_ending(job: Job) -> bool:
     """Whether nothing was left of it, when it was claimed, but to be rolled back or collected."""
     return job.state.terminal or job.cancel_requested_at is not None
@@ -236,8 +243,7 @@ class SupervisorActor:
         if blueprint.settings.faults is not None:
             faults.arm(blueprint.settings.faults, [RayEngine])
         self._loop = asyncio.new_event_loop()
-        threads = blueprint.settings.max_running_jobs + GUEST_PLACES + ENDING_PLACES + SPARE_THREADS
-        self._loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="stores"))
+        self._loop.set_default_executor(store_threads(blueprint.settings))
         self._supervisor = Supervisor(blueprint, stores)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
@@ -258,34 +264,6 @@ class SupervisorActor:
         except Exception:
             log.exception("supervisor died; another is started")
             os._exit(1)
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
-class KeeperActor:
-    """Starts every supervisor again that has died. It holds nothing, so it may die itself: Ray starts it again."""
-
-    def __init__(self, blueprint: Blueprint) -> None:
-        configure_logging(blueprint.settings.log_level)
-        self._blueprint = blueprint
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Start none any more; returns when none is being started."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        numbers = range(self._blueprint.settings.supervisors)
-        while not self._stopping.wait(KEEP_INTERVAL_S):
-            try:
-                missing = [number for number in numbers if _named(supervisor_name(number + 1)) is None]
-                if missing:
-                    log.error("supervisors have died and are started again", count=len(missing))
-                    _start(self._blueprint, missing)
-            except (ray.exceptions.RayError, ValueError) as error:  # the second: the name is not free yet
-                log.warning("supervisors cannot be started", error=type(error).__name__)
 
 
 def supervisor_name(number: int) -> str:
@@ -320,9 +298,13 @@ def start_supervisors(blueprint: Blueprint) -> None:
     """
     stop_supervisors()
     connect(blueprint).roster.command(cluster_address(), Order.WORK)
-    handles = _start(blueprint, range(blueprint.settings.supervisors))
-    keeper: Any = KeeperActor
-    keeper.options(name=KEEPER, namespace=NAMESPACE, lifetime="detached").remote(blueprint)
+    numbers = range(blueprint.settings.supervisors)
+    handles = _start(blueprint, numbers)
+    start_keeper(
+        [supervisor_name(number + 1) for number in numbers],
+        partial(_start, blueprint),
+        log_level=blueprint.settings.log_level,
+    )
     if not all(ray.get([handle.ping.remote() for handle in handles])):
         raise ConfigurationError("A supervisor does not start. Its log is in Ray's dashboard.")
 
@@ -341,17 +323,9 @@ def _start(blueprint: Blueprint, numbers: Iterable[int]) -> list[Any]:
     ]
 
 
-def _named(name: str) -> Any:
-    """The actor of that name; None when there is none, or it has died for good."""
-    try:
-        return ray.get_actor(name, namespace=NAMESPACE)
-    except ValueError:
-        return None
-
-
 def stop_supervisors() -> None:
     """Let every supervisor release its jobs, then end it; nothing happens when there is none."""
-    _stop_keeper()
+    stop_keeper()
     handles = list(_supervisors())
     stopping = [handle.stop.remote() for handle in handles]
     give_up_at = time.monotonic() + STOP_TIMEOUT_S + PROBE_TIMEOUT_S
@@ -362,16 +336,6 @@ def stop_supervisors() -> None:
             log.warning("a supervisor did not stop by itself", error=type(error).__name__)
     for handle in handles:
         ray.kill(handle)
-
-
-def _stop_keeper() -> None:
-    keeper = _named(KEEPER)
-    if keeper is not None:
-        try:
-            ray.get(keeper.stop.remote(), timeout=PROBE_TIMEOUT_S)
-        except ray.exceptions.RayError as error:
-            log.warning("the keeper did not stop by itself", error=type(error).__name__)
-        ray.kill(keeper)
 
 
 def probe_supervisors() -> None:
