@@ -48,7 +48,7 @@ def only_instance(home: Path, *, task: str = UP) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _refuse_other_task(file)
+            _instance(file)
             raise Conflict("Fanfold runs here already. Stop it with: fanfold down") from None
         file.truncate(0)
         file.write(f"{os.getpid()} {task}")
@@ -74,7 +74,7 @@ def addresses_of_instance(home: Path) -> Addresses:
     except (FileNotFoundError, ValueError):
         if _lock_path(home).exists():
             with _lock_path(home).open(encoding="utf-8") as file:
-                _refuse_other_task(file)
+                _instance(file)
         raise Conflict("Fanfold is just starting or stopping here. Try again in a moment.") from None
 
 
@@ -98,8 +98,7 @@ def stop_instance(home: Path, *, timeout_s: float) -> bool:
         give_up_at = time.monotonic() + timeout_s
         asked = False
         while not _try_lock(file.fileno()):
-            _refuse_other_task(file)
-            pid, _ = _holder(file)
+            pid = _instance(file)
             if pid is not None and not asked:
                 os.kill(pid, signal.SIGTERM)
                 asked = True
@@ -109,17 +108,13 @@ def stop_instance(home: Path, *, timeout_s: float) -> bool:
         return asked
 
 
-def _holder(lock: IO[str]) -> tuple[int | None, str]:
-    """The process that holds the lock, and its task; None while it has not said so yet."""
+def _instance(lock: IO[str]) -> int | None:
+    """The process that holds the lock; None while it has not said so. Raises `Conflict` when it is no instance."""
     lock.seek(0)
     pid, _, task = lock.read().partition(" ")
-    return int(pid) if pid else None, task or UP
-
-
-def _refuse_other_task(lock: IO[str]) -> None:
-    _, task = _holder(lock)
-    if task != UP:
+    if task and task != UP:
         raise Conflict(f"`fanfold {task}` is at work on this data directory. Wait until it has ended.")
+    return int(pid) if pid else None
 
 
 def _try_lock(descriptor: int) -> bool:

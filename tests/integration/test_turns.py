@@ -307,15 +307,17 @@ def test_every_page_is_drawn_only_when_there_is_room() -> None:
     assert sorted(ended) == list(range(10))
 
 
+def a_supervisor(stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, **changed: int) -> Supervisor:
+    """One that can be asked what it would claim; there is no Ray."""
+    monkeypatch.setattr(duty, "cluster_address", lambda: "nowhere")
+    return Supervisor(Blueprint(settings.model_copy(update=changed), PIPELINE, dimension=384), stores)
+
+
 async def test_a_supervisor_claims_by_turns(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Production's own loop asks the queue with what it runs: the second of two tenants' jobs is not the first's."""
-    monkeypatch.setattr(duty, "cluster_address", lambda: "nowhere")
-    blueprint = Blueprint(
-        settings=settings.model_copy(update={"max_running_jobs": 2}), pipeline=PIPELINE, dimension=384
-    )
-    supervisor = Supervisor(blueprint, stores)
+    supervisor = a_supervisor(stores, settings, monkeypatch, max_running_jobs=2)
     for number in range(3):
         insert(stores.jobs, f"a{number}", tenant="a")
     insert(stores.jobs, "b", tenant="b")
@@ -333,11 +335,7 @@ async def test_what_only_has_to_end_waits_for_no_place(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Books of the same tenant hold every place, guests' too: a delete and a cancel are carried out all the same."""
-    monkeypatch.setattr(duty, "cluster_address", lambda: "nowhere")
-    blueprint = Blueprint(
-        settings=settings.model_copy(update={"max_running_jobs": 1}), pipeline=PIPELINE, dimension=384
-    )
-    supervisor = Supervisor(blueprint, stores)
+    supervisor = a_supervisor(stores, settings, monkeypatch, max_running_jobs=1)
     insert(stores.jobs, "deleted")
     deleted = claim(stores.jobs)
     deleted.settle(JobState.FAILED)
@@ -358,8 +356,7 @@ async def test_what_only_has_to_end_has_a_bound_of_its_own(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred cancels: no more at a time than there are places for them, whatever else is free; and work goes on."""
-    monkeypatch.setattr(duty, "cluster_address", lambda: "nowhere")
-    supervisor = Supervisor(Blueprint(settings=settings, pipeline=PIPELINE, dimension=384), stores)
+    supervisor = a_supervisor(stores, settings, monkeypatch)
     for number in range(2 * ENDING_PLACES):
         stores.jobs.request_cancel(insert(stores.jobs, f"cancelled {number}").job_id)
     work = insert(stores.jobs, "work")
