@@ -94,7 +94,7 @@ ALERTS = (
         "10m",
         WARNING,
         "More than one page in twenty kills its worker, its memory or its time. `failed_pages` of `fanfold job ID` "
-        "says which. If the workers lack memory, give 1.2 GiB a core; if all pages are slow, raise "
+        "says which. If the workers lack memory, give 1.5 GiB a core; if all pages are slow, raise "
         "FANFOLD_PAGE_TIMEOUT_S.",
     ),
     Alert(

@@ -99,7 +99,9 @@ class Activities:
     def load_ocr(self) -> Ocr:
         """Load the OCR models, if they are not: seconds that no page's time limit should count."""
         if self._ocr is None:
-            self._ocr = Ocr.load(self._settings.ocr_model, self._settings.home / "models")
+            settings = self._settings
+            self._ocr = Ocr.load(settings.ocr_model, settings.home / "models", precision=settings.ocr_precision)
+            log.info("ocr model loaded", model=settings.ocr_model, precision=self._ocr.precision)
         return self._ocr
 
     @fault_point("activities.read_page")

@@ -20,6 +20,7 @@ def pipeline_of(settings: Settings) -> PipelineSpec:
             "version": PAGES_VERSION,
             "ocr_model": _ocr_digest(settings),
             "dpi": settings.ocr_dpi,
+            "precision": settings.ocr_precision,
             "max_page_pixels": settings.max_page_pixels,
         }
     )
@@ -44,6 +45,7 @@ def pipeline_of(settings: Settings) -> PipelineSpec:
     shown: dict[str, str | int | float] = {
         "ocr_model": settings.ocr_model,
         "ocr_dpi": settings.ocr_dpi,
+        "ocr_precision": settings.ocr_precision,
         "embedding_model": settings.embedding_model,
         "embedding_revision": model_revision,
         "embedding_precision": settings.embedding_precision,

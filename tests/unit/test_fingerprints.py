@@ -47,6 +47,7 @@ def changed(before: PipelineSpec, after: PipelineSpec) -> set[str]:
         ({"chunk_overlap_tokens": 0}, {"chunk", "embed"}),
         ({"embedding_batch_chunks": 16}, {"chunk", "embed"}),
         ({"ocr_dpi": 300}, STAGES),
+        ({"ocr_precision": "float32"}, STAGES),
         ({"max_page_pixels": 1_000_000}, STAGES),
         ({"http_port": 9000, "lease_ttl_s": 1, "max_attempts": 9, "keep_source": True}, set()),
         ({"embedders": 4, "embedder_gpus": 1.0, "page_timeout_s": 1, "max_running_jobs": 1}, set()),
