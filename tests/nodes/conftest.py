@@ -30,8 +30,8 @@ def make_site(mongodb: EmbeddedMongoDB, tmp_path_factory: pytest.TempPathFactory
         for name, value in {"RAY_TMPDIR": sockets, "RAY_USAGE_STATS_ENABLED": "0", **CREDENTIALS}.items():
             environment.setenv(name, value)  # of every node
 
-        def make(**settings: str) -> Site:
-            sites.append(Site(tmp_path_factory.mktemp("site"), mongodb, qdrant, **BRISK | settings))
+        def make(kind: type[Site] = Site, **settings: str) -> Site:
+            sites.append(kind(tmp_path_factory.mktemp("site"), mongodb, qdrant, **BRISK | settings))
             return sites[-1]
 
         yield make

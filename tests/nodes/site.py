@@ -61,9 +61,9 @@ class Site:
         self.ray = RayCluster()
         self.start_head()
 
-    def start_head(self) -> None:
+    def start_head(self, **options: Any) -> None:
         """A head of its own, to which others may be added, and then Fanfold started."""
-        self.head = self.add_node(num_cpus=0)
+        self.head = self.add_node(num_cpus=0, **options)
         self.fanfold = Machine(self._home, **self._stores, FANFOLD_RAY_ADDRESS=self.ray.address)
 
     def add_node(self, **resources: Any) -> Node:
