@@ -101,8 +101,7 @@ class EmbedderPool:
 
     async def _run(self, embedder: Embedder, revision: Revision, batch: int) -> None:
         """Wait for the batch, as long as the process answers: it ends itself when a forward pass takes too long."""
-        name = f"embed {revision.title} batch {batch}"
-        call = embedder.actor.embed.options(name=name).remote(revision, batch)
+        call = embedder.actor.embed.options(name="embed").remote(revision, batch)
         running = _future(call)
         try:
             while not await within(running, self._settings.page_timeout_s + OVERTIME_S):

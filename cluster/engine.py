@@ -40,7 +40,7 @@ class RayEngine:
         limit_s = self._blueprint.settings.page_timeout_s
         async with self._scheduler.slot(_owner(revision)):
             await self._gate.passed()
-            task = tasks.on_cpu.options(name=f"inspect {revision.title}", num_cpus=await _cpus(alone))
+            task = tasks.on_cpu.options(name="inspect", num_cpus=await _cpus(alone))
             values = task.remote(tasks.inspect, self._blueprint, revision, distrusted)
             work = Work(values, limit_s=limit_s, first_limit_s=INSPECT_START_FACTOR * limit_s)
             try:
@@ -55,8 +55,7 @@ class RayEngine:
         """See `Activities.read_page`."""
         async with self._scheduler.slot(_owner(revision)):
             await self._gate.passed()
-            name = f"ocr {revision.title} page {page_number}"
-            task = tasks.on_cpu.options(name=name, num_cpus=await _cpus(alone))
+            task = tasks.on_cpu.options(name="ocr", num_cpus=await _cpus(alone))
             values = task.remote(tasks.read_page, self._blueprint, revision, page_number)
             work = Work(values, limit_s=self._blueprint.settings.page_timeout_s)
             try:
@@ -69,8 +68,7 @@ class RayEngine:
     @fault_point("ray.cut", error=WorkerCrashed)
     async def cut(self, revision: Revision) -> ChunkPlan:
         """See `Activities.cut`."""
-        task = tasks.cut.options(name=f"cut {revision.title}")
-        plan: ChunkPlan = await self._step(task.remote(self._blueprint, revision)).result()
+        plan: ChunkPlan = await self._step(tasks.cut.remote(self._blueprint, revision)).result()
         return plan
 
     @fault_point("ray.embed", error=WorkerCrashed)
@@ -81,8 +79,7 @@ class RayEngine:
     @fault_point("ray.store", error=WorkerCrashed)
     async def store(self, revision: Revision, batch: int) -> None:
         """See `Activities.store`."""
-        task = tasks.store.options(name=f"store {revision.title} batch {batch}")
-        await self._step(task.remote(self._blueprint, revision, batch)).result()
+        await self._step(tasks.store.remote(self._blueprint, revision, batch)).result()
 
     async def _result(self, work: Work, alone: bool) -> Any:
         """What the work ends with. One that is to be alone gets a node as soon as those at work have left one."""

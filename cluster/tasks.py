@@ -1,7 +1,7 @@
-"""Ray tasks and actors around `ingest.activities`. No logic: a limit, a name, a process.
+"""Ray tasks and actors around `ingest.activities`. No logic: a limit, a title, a process.
 
 Tasks never retry by themselves (`max_retries=0`): retries are Fanfold's, counted in MongoDB. A task is a generator, see
-`cluster.work.Work`.
+`cluster.work.Work`. Its name is what it does; what it does it to, its process says (docs/adr/0019).
 """
 
 import faulthandler
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
+from ray._raylet import setproctitle  # type: ignore[attr-defined]  # compiled, and its types do not name it
 
 from cluster.composition import Blueprint, activities
 from cluster.work import Started
 from ingest.errors import OutOfMemory
-from ingest.model import ChunkPlan, Inspection, Revision
+from ingest.model import TITLE_CHARACTERS, ChunkPlan, Inspection, Revision
 from ingest.settings import INSPECT_START_FACTOR, Settings
 from ingest.stages.marks import Mark
 
@@ -41,6 +42,11 @@ def watchdog(seconds: float) -> Iterator[Callable[[float], None]]:
         yield wind
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def entitle(title: str) -> None:
+    """Show what this process works on, where Ray's dashboard and `ps` list processes, until Ray gives it other work."""
+    setproctitle(f"ray::{title}")
 
 
 @contextmanager
@@ -79,6 +85,7 @@ def inspect(
     blueprint: Blueprint, revision: Revision, distrusted: frozenset[int]
 ) -> Iterator[Started | int | Inspection]:
     """Route every page, and read the good text layers: the number of each page before it is read, then the outcome."""
+    entitle(f"inspect {revision.title}")
     with limits(blueprint.settings, start_factor=INSPECT_START_FACTOR) as wind:
         yield Started.here()
         for step in activities(blueprint).inspect(revision, distrusted):
@@ -88,6 +95,7 @@ def inspect(
 
 def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> Iterator[Started]:
     """OCR one page."""
+    entitle(f"ocr {revision.title} page {page_number}")
     activities(blueprint).load_ocr()
     with limits(blueprint.settings):
         yield Started.here()
@@ -97,6 +105,7 @@ def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> Ite
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=SPREAD)
 def cut(blueprint: Blueprint, revision: Revision) -> Iterator[Started | ChunkPlan]:
     """Cut the text into chunks."""
+    entitle(f"cut {revision.title}")
     with watchdog(blueprint.settings.stage_timeout_s):
         yield Started.here()
         yield activities(blueprint).cut(revision)
@@ -105,6 +114,7 @@ def cut(blueprint: Blueprint, revision: Revision) -> Iterator[Started | ChunkPla
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=SPREAD)
 def store(blueprint: Blueprint, revision: Revision, batch: int) -> Iterator[Started]:
     """Upsert one batch into both stores."""
+    entitle(f"store {revision.title} batch {batch}")
     with watchdog(blueprint.settings.stage_timeout_s):
         yield Started.here()
         activities(blueprint).store(revision, batch)
@@ -113,6 +123,7 @@ def store(blueprint: Blueprint, revision: Revision, batch: int) -> Iterator[Star
 @ray.remote(num_cpus=0, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
 def page_image(blueprint: Blueprint, document_id: str, page_number: int) -> Iterator[Started | bytes]:
     """A page of a kept PDF as a PNG."""
+    entitle(f"image {document_id[:TITLE_CHARACTERS]} page {page_number}")
     with limits(blueprint.settings):
         yield Started.here()
         yield activities(blueprint).page_image(document_id, page_number)
@@ -121,6 +132,7 @@ def page_image(blueprint: Blueprint, document_id: str, page_number: int) -> Iter
 @ray.remote(num_cpus=0, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
 def page_marks(blueprint: Blueprint, document_id: str, page_number: int, text: str) -> Iterator[Started | list[Mark]]:
     """Where on a page of a kept PDF the text lies."""
+    entitle(f"marks {document_id[:TITLE_CHARACTERS]} page {page_number}")
     with limits(blueprint.settings):
         yield Started.here()
         is_scan = activities(blueprint).is_scan(document_id, page_number)

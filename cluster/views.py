@@ -6,7 +6,6 @@ from typing import Any
 from cluster import tasks
 from cluster.composition import Blueprint
 from cluster.work import Work
-from ingest.model import TITLE_CHARACTERS
 from ingest.stages.marks import Mark
 
 MAX_VIEWS = 4  # at a time, a replica: what more people want to see waits its turn
@@ -21,21 +20,15 @@ class RayPageViewer:
 
     async def image(self, document_id: str, page_number: int) -> bytes:
         """The page as a PNG."""
-        task = tasks.page_image.options(name=_name("image", document_id, page_number))
-        image: bytes = await self._see(task, document_id, page_number)
+        image: bytes = await self._see(tasks.page_image, document_id, page_number)
         return image
 
     async def marks(self, document_id: str, page_number: int, text: str) -> list[Mark]:
         """Where on the page the text lies."""
-        task = tasks.page_marks.options(name=_name("marks", document_id, page_number))
-        marks: list[Mark] = await self._see(task, document_id, page_number, text)
+        marks: list[Mark] = await self._see(tasks.page_marks, document_id, page_number, text)
         return marks
 
     async def _see(self, task: Any, *what: Any) -> Any:
         async with self._turn:
             values = task.remote(self._blueprint, *what)
             return await Work(values, limit_s=self._blueprint.settings.page_timeout_s).result()
-
-
-def _name(what: str, document_id: str, page_number: int) -> str:
-    return f"{what} {document_id[:TITLE_CHARACTERS]} page {page_number}"

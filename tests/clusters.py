@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.util.state import list_tasks
 
 from cluster.composition import Blueprint, connect
 from ingest.model import Job
@@ -56,3 +57,10 @@ def ray_address() -> str:
     """The Ray cluster that this process has joined: Ray's state API would look for any."""
     address: str = ray.get_runtime_context().gcs_address
     return address
+
+
+def tasks_called(*names: str, at_work: bool = False) -> int:
+    """How many tasks of these names Ray remembers; `at_work`, how many of them have not ended."""
+    tasks = list_tasks(address=ray_address(), limit=10_000, raise_on_missing_output=False)
+    ended = {"FINISHED", "FAILED"}
+    return sum(task.name in names and not (at_work and task.state in ended) for task in tasks)

@@ -50,8 +50,8 @@ DETOURS = {  # what must happen before the point is reached
 }
 HINTED = {"jobs.look", "jobs.claim_ending"}
 IN_PROCESS = {  # whose title Ray has begun so; everywhere else whichever process comes first meets the fault
-    ("objects.exists", "embedder"): "ray::embed ",  # until the call waits for the first time
-    ("objects.open", "embedder"): "ray::embed ",
+    ("objects.exists", "embedder"): "ray::embed",  # until the call waits for the first time
+    ("objects.open", "embedder"): "ray::embed",
     ("objects.put", "embedder"): "ray::EmbedderActor",
     ("objects.put", "page's worker"): "ray::ocr ",
     ("objects.put", "chunker"): "ray::cut ",
