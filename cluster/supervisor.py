@@ -40,6 +40,7 @@ from ingest.pipeline import Pipeline
 from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
+from ingest.stores.jobs import CLAIM_CANDIDATES
 from ingest.stores.roster import Order
 from ingest.telemetry import get_logger
 
@@ -53,6 +54,7 @@ SPARE_THREADS = 32  # beside one for each job: calls that a silent store blocks 
 ENDING_PLACES = 16  # for jobs without work: to be rolled back or collected, beside FANFOLD_MAX_RUNNING_JOBS
 LISTEN_AGAIN_S = 1.0
 SWEEP_INTERVAL_S = 2.0
+SWEEP_ON_S = 0.2  # where more are due than were opened
 log = get_logger()
 
 
@@ -171,13 +173,14 @@ class Supervisor:
     async def _sweep(self) -> None:
         """Now and then, open the jobs whose leftovers are due, so that they are claimed and collected."""
         while True:
+            reopened = 0
             try:
-                await asyncio.to_thread(self._stores.jobs.reopen_due)
+                reopened = await asyncio.to_thread(self._stores.jobs.reopen_due)
             except StoreError as error:
                 STORE_ERRORS.inc(store="mongodb")
                 log.warning("cannot look for sweeps", error=error.message)
             self._look_for_endings()  # of those just opened, and of those whose hint was lost
-            await asyncio.sleep(SWEEP_INTERVAL_S)
+            await asyncio.sleep(SWEEP_INTERVAL_S if reopened < CLAIM_CANDIDATES else SWEEP_ON_S)
 
     async def _work(self, held: HeldJob, engine: RayEngine) -> None:
         job = held.job

@@ -126,8 +126,11 @@ class DirectoryStore:
     @fault_point("objects.keys")
     def keys(self, prefix: str) -> list[str]:
         """See `ObjectStore.keys`."""
-        walk = os.walk(self._path(prefix))  # passes over directories that vanish on the way
-        return sorted(Path(top, name).relative_to(self._root).as_posix() for top, _, names in walk for name in names)
+        with _disk_errors():
+            walk = os.walk(self._path(prefix), onerror=_unless_gone)
+            return sorted(
+                Path(top, name).relative_to(self._root).as_posix() for top, _, names in walk for name in names
+            )
 
     def names(self, prefix: str) -> list[str]:
         """See `ObjectStore.names`."""
@@ -210,6 +213,12 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _unless_gone(error: OSError) -> None:
+    """A directory that vanishes while a tree is walked is passed over; one that cannot be read is not an empty one."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import s3fs
@@ -148,6 +149,17 @@ def test_keys_are_sorted_and_only_those_under_the_prefix(store: ObjectStore) -> 
     assert store.keys("checkpoints/none/") == []
     store.delete(under[0])
     assert store.keys("checkpoints/ab/") == under[1:]
+
+
+def test_a_directory_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage, as for every other call: whoever collects a document would take its checkpoints for gone."""
+    store = DirectoryStore(tmp_path)
+    store.put(KEY, b"x")
+    prefix = KEY.rsplit("/", 1)[0] + "/"
+    assert store.keys(prefix) == [KEY]
+    monkeypatch.setattr("os.scandir", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle")))
+    with pytest.raises(StoreUnavailable):
+        store.keys(prefix)
 
 
 def test_a_listing_sees_what_others_wrote(store: ObjectStore) -> None:

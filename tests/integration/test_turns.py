@@ -17,7 +17,7 @@ from cluster.composition import Blueprint
 from cluster.embedded import EmbeddedMongoDB
 from cluster.queue import GUEST_PLACES, Queue
 from cluster.scheduler import FairScheduler, Owner
-from cluster.supervisor import ENDING_PLACES, Supervisor
+from cluster.supervisor import ENDING_PLACES, SWEEP_INTERVAL_S, Supervisor
 from ingest.endings import all_done
 from ingest.errors import StoreRefused
 from ingest.model import ChunkPlan, Inspection, Job, JobState, Revision
@@ -25,7 +25,7 @@ from ingest.pipeline import Pipeline
 from ingest.settings import Settings
 from ingest.stores import Stores, mongo
 from ingest.stores.held import HeldJob
-from ingest.stores.jobs import JobStore
+from ingest.stores.jobs import CLAIM_CANDIDATES, JobStore
 from ingest.turns import Priority
 from tests.builders import KEEP_NOTHING, a_document, a_job, pipeline_named
 from tests.conftest import PIPELINE
@@ -369,6 +369,44 @@ async def test_what_only_has_to_end_has_a_bound_of_its_own(
         task.cancel()
     assert sum(job.cancel_requested_at is not None for job in claimed) == ENDING_PLACES
     assert [job.job_id for job in claimed if job.cancel_requested_at is None] == [work.job_id]
+
+
+def test_many_cancels_hold_no_delete_up(stores: Stores) -> None:
+    """Jobs to be cancelled and jobs to be collected are claimed in turn, however long the former have waited."""
+    insert(stores.jobs, "deleted")
+    deleted = claim(stores.jobs)
+    deleted.settle(JobState.FAILED)
+    deleted.close(keeping=KEEP_NOTHING, sweep_at=None)
+    for number in range(9):
+        stores.jobs.request_cancel(insert(stores.jobs, f"cancelled {number}").job_id)
+    stores.jobs.request_sweep(deleted.job.job_id)
+    assert stores.jobs.reopen_due() == 1
+    claimed = stores.jobs.claim_ending("h", limit=3)
+    assert len(claimed) == 3
+    assert deleted.job.job_id in {held.job.job_id for held in claimed}
+    assert len(stores.jobs.claim_ending("h", limit=99)) == 7
+
+
+async def test_a_bulk_delete_is_carried_out_in_seconds(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While more are due than are opened at a time, the next are not left for the usual interval."""
+    supervisor = a_supervisor(stores, settings, monkeypatch)
+    opened, none_left = iter([CLAIM_CANDIDATES, CLAIM_CANDIDATES, 3]), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def reopen_due() -> int:
+        count = next(opened)
+        if count < CLAIM_CANDIDATES:
+            loop.call_soon_threadsafe(none_left.set)
+        return count
+
+    monkeypatch.setattr(stores.jobs, "reopen_due", reopen_due)
+    sweep = asyncio.create_task(supervisor._sweep())
+    async with asyncio.timeout(SWEEP_INTERVAL_S):
+        await none_left.wait()
+    sweep.cancel()
+    assert list(opened) == []
 
 
 def test_a_job_that_the_database_refuses_stands_in_nobodys_way(
