@@ -64,6 +64,8 @@ class References:
 
     def _copy(self, path: str, target: Path, max_bytes: int) -> Upload:
         files: Any = s3fs.S3FileSystem(endpoint_url=self._endpoint_url)
+        if not files.split_path(path)[1]:  # a bucket alone, which s3fs opens with a ValueError
+            raise FileNotFoundError(path)
         digest = hashlib.sha256()
         size = 0
         with files.open(path, "rb", block_size=READ_BYTES, cache_type="readahead") as source, target.open("wb") as copy:

@@ -5,6 +5,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from serve import docs, problems
 from serve.guard import Guard
@@ -30,6 +31,7 @@ def create_app(service: Service) -> FastAPI:
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.add_api_route("/", _web_page, include_in_schema=False)
     app.add_middleware(Intake, settings=service.settings)
+    app.add_middleware(ServerErrorMiddleware, handler=problems.unexpected_error)  # its answers pass the guard too
     app.add_middleware(Guard, settings=service.settings)
     return app
 

@@ -27,6 +27,7 @@ TIMEOUT_S = 120.0
 RETRY_FOR_S = 60.0
 View = TypeVar("View", bound=BaseModel)
 Listing = TypeVar("Listing", schemas.JobPage, schemas.DocumentPage, schemas.ChunkPage, schemas.PageList)
+UNTRUSTED = "its certificate is of no known authority. SSL_CERT_FILE names a file with those to trust."
 
 
 class ServiceError(Exception):
@@ -167,7 +168,7 @@ class Client:
             yield from page.documents
 
     def chunks(self, document_id: str) -> Iterator[schemas.ChunkView]:
-        """All published chunks of a document, in order."""
+        """All published chunks of a document, in order. That another revision is published meanwhile is an error."""
         for page in self._pages(schemas.ChunkPage, f"/v1/documents/{quote(document_id, safe='')}/chunks"):
             yield from page.chunks
 
@@ -215,6 +216,8 @@ class Client:
         try:
             response = self._http.request(method, path, **request)
         except httpx.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise ServiceError(f"{self._url} is not trusted: {UNTRUSTED}") from error
             raise ServiceError(f"No Fanfold answers at {self._url}. Start it with: fanfold up") from error
         except httpx.TransportError as error:
             raise ServiceError(f"The connection to {self._url} broke: {type(error).__name__}.") from error

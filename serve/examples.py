@@ -38,6 +38,7 @@ FILE_ANSWERS: Example = {
 JOB: Example = {
     "job_id": JOB_ID,
     "document_id": DOCUMENT_ID,
+    "tenant": "acme",
     "filename": FILENAME,
     "priority": "normal",
     "revision": 1,
@@ -146,7 +147,7 @@ CHUNKS: Example = {
             "token_count": 17,
         }
     ],
-    "next_cursor": "4",
+    "next_cursor": "1-4",
 }
 NOT_READY: Example = {"ready": False, "down": {"qdrant": "No answer within 5 seconds."}}
 HIT: Example = {

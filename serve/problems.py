@@ -53,11 +53,10 @@ STATUS: dict[type[errors.FanfoldError], HTTPStatus] = {
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of the app leave as a problem body."""
+    """Make every error that routes raise leave as a problem body; `unexpected_error` is for what is none of these."""
     app.add_exception_handler(errors.FanfoldError, _fanfold_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected_error)
 
 
 def status_of(error: errors.FanfoldError) -> HTTPStatus:
@@ -119,7 +118,8 @@ async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     return answer
 
 
-async def _unexpected_error(_request: Request, error: Exception) -> JSONResponse:
+async def unexpected_error(_request: Request, error: Exception) -> JSONResponse:
+    """What nobody has foreseen, as an answer that says no more than that."""
     log.error("request failed", exc_info=error)
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return _answer(Problem(type="urn:fanfold:internal", title="Internal error", status=status, detail=INTERNAL_MESSAGE))

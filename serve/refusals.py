@@ -1,6 +1,6 @@
 """What the HTTP interface refuses by itself, beside the errors of `ingest`; `problems.py` gives each its status."""
 
-from ingest.errors import FanfoldError, InputError
+from ingest.errors import Conflict, FanfoldError, InputError
 
 
 class Unauthorized(FanfoldError):
@@ -41,6 +41,10 @@ class BadReference(InputError):
 
 class BadCursor(InputError):
     """The cursor was not one that an earlier answer gave."""
+
+
+class StaleCursor(Conflict):
+    """The cursor leads into a revision of the document that is not the published one any more."""
 
 
 class BadIdempotencyKey(InputError):

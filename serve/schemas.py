@@ -1,12 +1,8 @@
 """What goes over the wire. Names and fields are the contract's; `client.py` parses with the same classes."""
 
-import base64
-import binascii
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictStr
 
 from ingest.model import (
     Attempt,
@@ -25,20 +21,25 @@ from ingest.pages import PageState, PageStatus
 from ingest.stages.marks import Mark
 from ingest.turns import Priority
 from serve import examples
-from serve.refusals import BadCursor
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 MAX_CANCELS = 100  # in one call, which takes a second or two
 MAX_WAIT_S = 60.0
 MAX_CURSOR_CHARACTERS = 200
-MAX_POSITION = 2**31 - 1
 MAX_KEY_CHARACTERS = 255
-FOREIGN_CURSOR = "The cursor is not one that this service gave. Send `next_cursor` of the answer before, or none."
 METADATA_HEADER = "Fanfold-Metadata"
 PRIORITY_HEADER = "Fanfold-Priority"
 
-Item = TypeVar("Item")
+
+def _unicode(text: str) -> str:
+    """The text, unless half of a surrogate pair is in it, which JSON can write and no store can hold."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("the text holds a character that is not Unicode")
+    return text
+
+
+Text: TypeAlias = Annotated[StrictStr, AfterValidator(_unicode)]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Most items in one answer.")]
 Cursor = Annotated[
     str | None, Field(max_length=MAX_CURSOR_CHARACTERS, description="`next_cursor` of the answer before.")
@@ -126,6 +127,7 @@ class JobView(Schema):
 
     job_id: str
     document_id: str
+    tenant: str = Field(description="Whose job it is.")
     filename: str
     priority: Priority = Priority.NORMAL
     revision: int
@@ -171,7 +173,7 @@ class JobPage(Schema):
 class CancelRequest(Schema):
     """Jobs that shall stop."""
 
-    job_ids: list[str] = Field(min_length=1, max_length=MAX_CANCELS, examples=[[examples.JOB_ID]])
+    job_ids: list[Text] = Field(min_length=1, max_length=MAX_CANCELS, examples=[[examples.JOB_ID]])
 
 
 class CancelAnswer(Schema):
@@ -299,7 +301,7 @@ class DeletionView(Schema):
     deleted_at: AwareDatetime
 
 
-EVENT_SCHEMA = {  # of a server-sent event, as OpenAPI 3.2 describes streams
+EVENT_SCHEMA = {  # of each server-sent event of a stream
     "type": "object",
     "required": ["id", "event", "data"],
     "properties": {
@@ -348,37 +350,3 @@ class Readiness(Schema):
 
     ready: bool
     down: dict[str, str] = Field(description="What does not answer, and why.")
-
-
-def one_page(found: Sequence[Item], limit: int) -> tuple[Sequence[Item], Item | None]:
-    """The things of one page, of one more than fit on it; and the last of them, if that one was found."""
-    return found[:limit], found[limit - 1] if len(found) > limit else None
-
-
-def encode_cursor(created_at: datetime, name: str) -> str:
-    """The position behind the thing with this time and id."""
-    return base64.urlsafe_b64encode(f"{created_at.isoformat()} {name}".encode()).decode()
-
-
-def decode_cursor(cursor: str | None) -> tuple[datetime, str] | None:
-    """The position in a list, newest first, that the cursor names. Raises `BadCursor`."""
-    if cursor is None:
-        return None
-    try:
-        created_at, name = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode().split(" ")
-        position = datetime.fromisoformat(created_at)
-        position.astimezone(UTC)
-    except (binascii.Error, ValueError, OverflowError) as error:
-        raise BadCursor(FOREIGN_CURSOR) from error
-    if position.tzinfo is None:
-        raise BadCursor(FOREIGN_CURSOR)
-    return position, name
-
-
-def decode_number(cursor: str | None) -> int:
-    """The position in a list in order that the cursor names; its beginning without one. Raises `BadCursor`."""
-    if cursor is None:
-        return 0
-    if not (cursor.isascii() and cursor.isdecimal()) or int(cursor) > MAX_POSITION:
-        raise BadCursor(FOREIGN_CURSOR)
-    return int(cursor)

@@ -5,7 +5,6 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -13,14 +12,13 @@ from pydantic import (
     StrictBool,
     StrictFloat,
     StrictInt,
-    StrictStr,
     Tag,
     model_validator,
 )
 
 from ingest.metadata import INT64, Conditions
 from serve import examples
-from serve.schemas import Schema
+from serve.schemas import Schema, Text
 
 MAX_HITS = 100
 MAX_HITS_PER_DOCUMENT = 20
@@ -32,24 +30,16 @@ MAX_NAME_CHARACTERS = 500
 METADATA_NAME = r"^[^$.\x00][^.\x00]*(\.[^$.\x00][^.\x00]*)*$"
 
 
-def _unicode(text: str) -> str:
-    """The text, unless half of a surrogate pair is in it, which JSON can write and no store can hold."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("the text holds a character that is not Unicode")
-    return text
-
-
 def _plain(value: Any) -> Any:
     if not isinstance(value, bool | int | float | str):
         raise ValueError("give text, a number, true or false")  # noqa: TRY004  # pydantic wants it so
     return value
 
 
-_Text = Annotated[StrictStr, AfterValidator(_unicode)]
 _Int = Annotated[StrictInt, Field(ge=-INT64, lt=INT64)]
 _Float = Annotated[StrictFloat, Field(allow_inf_nan=False)]
-Scalar: TypeAlias = Annotated[StrictBool | _Int | _Float | _Text, BeforeValidator(_plain)]
-Bound: TypeAlias = _Int | _Float | _Text
+Scalar: TypeAlias = Annotated[StrictBool | _Int | _Float | Text, BeforeValidator(_plain)]
+Bound: TypeAlias = _Int | _Float | Text
 
 
 class Asked(Schema):
@@ -127,7 +117,7 @@ class SearchRequest(Asked):
     query: str = Field(min_length=1, max_length=MAX_QUERY_CHARACTERS, examples=["when does the ferry leave?"])
     limit: int = Field(10, ge=1, le=MAX_HITS, description="Most hits; with `group_by_document`, most documents.")
     mode: SearchMode = Field(SearchMode.HYBRID, description="By meaning (dense), by words (lexical), or by both.")
-    document_ids: list[_Text] | None = Field(
+    document_ids: list[Text] | None = Field(
         None, max_length=MAX_DOCUMENT_IDS, description="Only in these documents; an empty list is none."
     )
     pages: PageRange | None = Field(None, description="Only chunks that overlap these pages.")

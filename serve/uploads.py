@@ -218,7 +218,10 @@ def _as_sent(header: str) -> str:
 
 
 def _raw_filename(request: Request) -> str:
-    """The name in `Content-Disposition`, plain or percent-encoded (RFC 6266)."""
+    """The name in `Content-Disposition`, plain or percent-encoded (RFC 6266); none where it cannot be read."""
     header = Message()
     header["Content-Disposition"] = request.headers.get("content-disposition", "attachment")
-    return header.get_filename() or ""
+    try:
+        return header.get_filename() or ""
+    except (TypeError, ValueError):  # of a character set that is none, of parts that are no sequence
+        return ""

@@ -9,12 +9,14 @@ from fastapi.responses import JSONResponse
 
 from ingest.deletion import delete
 from ingest.errors import FanfoldError
+from ingest.model import StoredChunk
+from ingest.stores.catalog import Catalog
 from ingest.submission import Submission, Upload, submit, submit_once
 from ingest.turns import Priority
-from serve import schemas
+from serve import cursors, schemas
 from serve.access import Tenant
 from serve.problems import documented, problem_of
-from serve.refusals import BadIdempotencyKey
+from serve.refusals import BadIdempotencyKey, StaleCursor
 from serve.service import Service, ServiceOf
 from serve.uploads import received
 
@@ -41,16 +43,22 @@ FORM_BODY = {
     },
     "required": ["file"],
 }
+REFERENCE = schemas.ReferenceRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+REFERENCE.pop("$defs")  # they are among the components
 SUBMIT_BODY = {
     "requestBody": {
         "required": True,
         "content": {
             "multipart/form-data": {"schema": FORM_BODY},
             "application/pdf": {"schema": PDF_BODY},
-            "application/json": {"schema": schemas.ReferenceRequest.model_json_schema()},
+            "application/json": {"schema": REFERENCE},
         },
     }
 }
+REPLACED = (
+    "That cursor is of a revision that is not published any more: the document was published anew, or taken back. "
+    "Start again, without a cursor."
+)
 LOCATION = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
 SUBMITTED: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.SubmitView, "description": "These bytes are active or published already."},
@@ -106,12 +114,12 @@ def list_documents(
     cursor: schemas.Cursor = None,
 ) -> schemas.DocumentPage:
     """Documents, newest first."""
-    before = schemas.decode_cursor(cursor)
+    before = cursors.decode_cursor(cursor)
     matching = service.stores.catalog.find(tenant, published=published, limit=limit + 1, before=before)
-    found, last = schemas.one_page(matching, limit)
+    found, last = cursors.one_page(matching, limit)
     return schemas.DocumentPage(
         documents=[schemas.DocumentView.of(document) for document in found],
-        next_cursor=None if last is None else schemas.encode_cursor(last.created_at, last.document_id),
+        next_cursor=None if last is None else cursors.encode_cursor(last.created_at, last.document_id),
     )
 
 
@@ -121,7 +129,7 @@ def get_document(document_id: str, service: ServiceOf, tenant: Tenant) -> schema
     return schemas.DocumentView.of(service.stores.catalog.document(tenant, document_id))
 
 
-@router.get("/{document_id}/chunks", summary="A document's chunks", responses=documented(400, 404))
+@router.get("/{document_id}/chunks", summary="A document's chunks", responses=documented(400, 404, 409))
 def get_chunks(
     document_id: str,
     service: ServiceOf,
@@ -129,13 +137,15 @@ def get_chunks(
     limit: schemas.Limit = schemas.DEFAULT_LIMIT,
     cursor: schemas.Cursor = None,
 ) -> schemas.ChunkPage:
-    """The published chunks in order; none before the first ingestion has succeeded."""
-    document = service.stores.catalog.document(tenant, document_id)
-    following = service.stores.catalog.chunks(document, limit=limit + 1, after=schemas.decode_number(cursor) - 1)
-    found, last = schemas.one_page(following, limit)
+    """The published chunks in order; none before the first ingestion has succeeded.
+
+    All pages show one revision: 409, `urn:fanfold:stale-cursor`, when another one has been published since the first.
+    """
+    following = _published_chunks(service.stores.catalog, tenant, document_id, cursor, limit=limit + 1)
+    found, last = cursors.one_page(following, limit)
     return schemas.ChunkPage(
         chunks=[schemas.ChunkView.of(chunk) for chunk in found],
-        next_cursor=None if last is None else str(last.chunk_index + 1),
+        next_cursor=None if last is None else cursors.encode_chunk_cursor(last.revision, last.chunk_index + 1),
     )
 
 
@@ -155,6 +165,23 @@ def accepted(response: Response, submission: Submission) -> schemas.SubmitView:
     response.status_code = _status(submission)
     response.headers["Location"] = f"/v1/jobs/{submission.job.job_id}"
     return _view(submission)
+
+
+def _published_chunks(
+    catalog: Catalog, tenant: str, document_id: str, cursor: str | None, *, limit: int
+) -> list[StoredChunk]:
+    """Chunks from the cursor's on, of the revision that is published both before and after they are read.
+
+    One that is replaced meanwhile may be half removed, and is left for its successor. Raises `StaleCursor`.
+    """
+    revision, first = cursors.decode_chunk_cursor(cursor)
+    while True:
+        document = catalog.document(tenant, document_id)
+        if revision not in {None, document.published_revision}:
+            raise StaleCursor(REPLACED)
+        found = catalog.chunks(document, limit=limit, after=first - 1)
+        if catalog.document(tenant, document_id).published_revision == document.published_revision:
+            return found
 
 
 def _submit(service: Service, tenant: str, upload: Upload, key: str | None) -> Submission:

@@ -14,7 +14,6 @@ from serve.service import ServiceOf
 PNG: dict[int | str, dict[str, Any]] = {
     200: {"description": "The page.", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 }
-CACHED = {"Cache-Control": "private, max-age=3600"}  # a document's bytes never change
 PageNumber = Annotated[int, Path(ge=1, le=1_000_000, description="From 1.")]
 router = APIRouter(
     prefix="/v1/documents/{document_id}/pages/{page_number}",
@@ -28,7 +27,7 @@ async def get_image(document_id: str, page_number: PageNumber, service: ServiceO
     """The page as a PNG, where FANFOLD_KEEP_SOURCE keeps the PDF; otherwise 404, `urn:fanfold:source-not-kept`."""
     await run_in_threadpool(service.stores.catalog.document, tenant, document_id)
     image = await service.viewer.image(document_id, page_number)
-    return Response(image, media_type="image/png", headers=CACHED)
+    return Response(image, media_type="image/png")
 
 
 @router.get("/marks", summary="A chunk's place on a page")

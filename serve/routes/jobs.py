@@ -15,7 +15,7 @@ from ingest.errors import Conflict, NotFound
 from ingest.model import Job, JobState
 from ingest.pages import page_statuses
 from ingest.submission import retry
-from serve import schemas
+from serve import cursors, schemas
 from serve.access import Tenant
 from serve.events import event_id, job_changes
 from serve.problems import documented, problem_of
@@ -30,7 +30,7 @@ RETRIED: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.SubmitView, "description": "Another job of the document is at work already."}
 }
 EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The events.", "content": {"text/event-stream": {"itemSchema": schemas.EVENT_SCHEMA}}},
+    200: {"description": "The events.", "content": {"text/event-stream": {"schema": schemas.EVENT_SCHEMA}}},
     204: {"description": "The job has ended, and its last event was seen."},
 }
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=documented(401, 403, 421, 422, 503))
@@ -46,14 +46,14 @@ def list_jobs(  # noqa: PLR0913  # one parameter a query parameter
     cursor: schemas.Cursor = None,
 ) -> schemas.JobPage:
     """Jobs, newest first."""
-    before = schemas.decode_cursor(cursor)
+    before = cursors.decode_cursor(cursor)
     matching = service.stores.jobs.find(tenant, state=state, document_id=document_id, limit=limit + 1, before=before)
-    found, last = schemas.one_page(matching, limit)
+    found, last = cursors.one_page(matching, limit)
     document_ids = {job.document_id for job in found}
     return schemas.JobPage(
         jobs=[schemas.JobView.of(job) for job in found],
         deleted_documents=sorted(document_ids - service.stores.catalog.documents(tenant, document_ids).keys()),
-        next_cursor=None if last is None else schemas.encode_cursor(last.created_at, last.job_id),
+        next_cursor=None if last is None else cursors.encode_cursor(last.created_at, last.job_id),
     )
 
 
@@ -83,7 +83,7 @@ def get_pages(
 ) -> schemas.PageList:
     """How far each page is, and why the failed ones are missing; none before the pages were counted."""
     statuses = page_statuses(service.stores, service.stores.jobs.job(tenant, job_id))
-    first = schemas.decode_number(cursor)
+    first = cursors.decode_number(cursor)
     end = first + limit
     return schemas.PageList(
         pages=[schemas.PageView.of(page) for page in statuses[first:end]],

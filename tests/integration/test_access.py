@@ -198,6 +198,36 @@ def test_every_answer_tells_browsers_to_be_careful(web: Web) -> None:
     assert web.client(KEYS["acme"]).get("/v1/service").headers["cache-control"] == "no-store"
 
 
+def test_an_error_of_ours_tells_browsers_to_be_careful(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has foreseen is a problem body with the headers of every other answer, and shows no detail."""
+
+    def fails(*_arguments: Any, **_named: Any) -> None:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setattr(web.stores.catalog, "find", fails)
+    answer = web.client(KEYS["acme"]).get("/v1/documents")
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:fanfold:internal")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert SECRET not in answer.text
+
+
+def test_no_browser_keeps_a_pages_image(web: Web, acme: Job) -> None:
+    """Once the document is deleted, or the key forgotten, it is on no disk."""
+    answer = call(web.client(KEYS["acme"]), "get", "/v1/documents/{document_id}/pages/{page_number}/image", acme)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_job_says_whose_it_is(web: Web, acme: Job) -> None:
+    """Its tenant reads its own name, alone and in the list."""
+    own = web.client(KEYS["acme"])
+    assert own.get(f"/v1/jobs/{acme.job_id}").json()["tenant"] == "acme"
+    assert [job["tenant"] for job in own.get("/v1/jobs").json()["jobs"]] == ["acme"]
+
+
 def test_assets_cannot_be_left_by_their_paths(web: Web) -> None:
     """`..` in an asset's path, encoded or not, is a 404."""
     for path in ("/page/../app.py", "/page/%2e%2e/app.py", "/page/..%2f..%2fpyproject.toml", "/page//etc/passwd"):

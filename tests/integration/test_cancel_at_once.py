@@ -225,6 +225,14 @@ def test_over_http_many_are_cancelled_in_one_call(stores: Stores, settings: Sett
     assert client.post("/v1/jobs/cancel", json={"job_ids": ["x"] * (schemas.MAX_CANCELS + 1)}).status_code == 422
 
 
+def test_an_id_that_is_no_text_is_refused(stores: Stores, settings: Settings) -> None:
+    """Half of a surrogate pair, which JSON can write and no store can hold: 422, not an error of ours."""
+    client = Web(stores, settings).client(**{"Content-Type": "application/json"})
+    answer = client.post("/v1/jobs/cancel", content=rb'{"job_ids": ["\ud800"]}')
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:fanfold:invalid-request")
+    assert "not Unicode" in answer.json()["detail"]
+
+
 def test_over_http_a_claimed_job_is_cancelling(stores: Stores, settings: Settings) -> None:
     """202, and whoever holds it will report its end."""
     web = Web(stores, settings)

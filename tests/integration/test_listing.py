@@ -1,18 +1,20 @@
 """Lists over HTTP: newest first, page by page, each thing once; a job's pages with what became of each."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from ingest.checkpoints import Checkpoints
 from ingest.errors import PageUnreadable
 from ingest.failures import failed_page
-from ingest.model import Job, Page, Route, Stage
+from ingest.model import Document, Job, Page, Route, Stage, StoredChunk
 from ingest.pages import PageState, page_statuses
 from ingest.settings import Settings
 from ingest.stores import Stores
 from ingest.stores.held import HeldJob
-from tests.builders import a_document
+from serve.client import Client, ServiceError
+from tests.builders import a_document, a_revision, make_visible, some_chunks
 from tests.integration.queue import claim
 from tests.integration.web import Web
 from tests.pdfs import pdf_of
@@ -69,6 +71,67 @@ def test_a_page_that_is_just_full_is_the_last_one(web: Web) -> None:
 @pytest.mark.parametrize("cursor", BAD_CURSORS)
 def test_a_foreign_cursor_is_a_bad_request(web: Web, path: str, cursor: str) -> None:
     """What this service did not give, whatever it decodes to, is refused in words."""
+    answer = web.client().get(path, params={"cursor": cursor})
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:fanfold:bad-cursor")
+
+
+def publish_anew(stores: Stores, job: Job) -> None:
+    """A second revision of three chunks takes the place of the first, which is removed."""
+    stores.catalog.upsert_chunks(a_revision(job.document_id, 2), some_chunks(3, words="anew"))
+    assert make_visible(stores, job.document_id, 2, chunk_count=3)
+    stores.catalog.delete_revision(job.document_id, 1)
+
+
+def test_a_list_of_chunks_never_goes_on_in_another_revision(web: Web, stores: Stores) -> None:
+    """409 to a cursor of the revision before, with what to do; what is read from the beginning is the new one."""
+    job = web.ingest("a letter")
+    path = f"/v1/documents/{job.document_id}/chunks"
+    cursor = web.client().get(path, params={"limit": 1}).json()["next_cursor"]
+    publish_anew(stores, job)
+    answer = web.client().get(path, params={"limit": 1, "cursor": cursor})
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:fanfold:stale-cursor")
+    assert "published anew" in answer.json()["detail"]
+    assert answer.json()["retryable"] is False
+    assert listed(web, path, "text") == ["anew 0", "anew 1", "anew 2"]
+
+
+def test_a_client_that_reads_chunks_is_told_that_they_were_replaced(
+    web: Web, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error, not the chunks of two revisions in one list."""
+    monkeypatch.setattr("serve.schemas.MAX_LIMIT", 1)
+    job = web.ingest("a letter")
+    client: Any = Client("http://testserver")
+    client._http = web.client()
+    chunks = cast("Client", client).chunks(job.document_id)
+    assert next(chunks).text == "a letter 0"
+    publish_anew(stores, job)
+    with pytest.raises(ServiceError, match="Start again") as told:
+        next(chunks)
+    assert told.value.problem is not None
+    assert told.value.problem.status == 409
+
+
+def test_chunks_that_are_replaced_while_they_are_read_are_read_again(
+    web: Web, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The document was looked at, then published anew, then the old chunks were asked for: the new ones are shown."""
+    job = web.ingest("a letter")
+    read = stores.catalog.chunks
+
+    def overtaken(document: Document, **asked: Any) -> list[StoredChunk]:
+        if document.published_revision == 1:
+            publish_anew(stores, job)
+        return read(document, **asked)
+
+    monkeypatch.setattr(stores.catalog, "chunks", overtaken)
+    assert listed(web, f"/v1/documents/{job.document_id}/chunks", "text") == ["anew 0", "anew 1", "anew 2"]
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "1", "1-", "-1", "1-x", "x-1", "1-1-1", ""])
+def test_a_foreign_cursor_of_chunks_is_a_bad_request(web: Web, cursor: str) -> None:
+    """As in every other list."""
+    path = f"/v1/documents/{web.ingest('a letter').document_id}/chunks"
     answer = web.client().get(path, params={"cursor": cursor})
     assert (answer.status_code, answer.json()["type"]) == (400, "urn:fanfold:bad-cursor")
 

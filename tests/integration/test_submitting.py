@@ -199,6 +199,15 @@ def test_a_reference_leads_nowhere_else(by_reference: Web, url: str, status: int
     assert by_reference.stores.jobs.count_waiting(9) == 0
 
 
+@pytest.mark.parametrize("url", ["s3://inbox/", "s3://inbox//", "s3://inbox/?versionId=1"])
+def test_a_bucket_alone_is_no_document(stores: Stores, settings: Settings, bucket: tuple[str, Any], url: str) -> None:
+    """404, also where the whole bucket is allowed."""
+    allowed = {"source_urls": ("s3://inbox",), "s3_endpoint_url": bucket[0]}
+    answer = Web(stores, settings.model_copy(update=allowed)).client().post("/v1/documents", json={"url": url})
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:fanfold:not-found")
+    assert stores.jobs.count_waiting(9) == 0
+
+
 def test_a_referred_object_is_held_to_the_same_limits(by_reference: Web, bucket: tuple[str, Any]) -> None:
     """Too large: 413; no PDF: 400."""
     _, files = bucket
@@ -279,6 +288,18 @@ def test_a_priority_that_there_is_not_is_refused(web: Web) -> None:
         assert (answer.status_code, answer.json()["type"]) == (400, "urn:fanfold:bad-priority")
         assert "high, normal, low" in answer.json()["detail"]
     assert client.get("/v1/documents").json()["documents"] == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["filename*=idna''x", "filename*=undefined''x", "filename*=punycode''x\u00e9", "filename*1*=x; filename*=y"],
+)
+def test_a_file_name_that_cannot_be_read_is_none(web: Web, said: str) -> None:
+    """Character sets that decode nothing, and parts without an order: the file is accepted without its name."""
+    headers: dict[str, Any] = PDF | {"Content-Disposition": f"attachment; {said}".encode("latin-1")}
+    answer = web.client().post("/v1/documents", content=LETTER, headers=headers)
+    assert answer.status_code == 202, answer.text
+    assert web.client().get("/v1/documents").json()["documents"][0]["filename"] == "document.pdf"
 
 
 def test_metadata_may_come_as_a_file_of_the_form(web: Web) -> None:

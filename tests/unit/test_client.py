@@ -1,13 +1,17 @@
 """The typed client: to whom it talks, and what it makes of an answer."""
 
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
-from cluster.batch import each
+from cluster.batch import connect, each
 from cluster.ports import LOOPBACK, free_port
+from ingest.settings import Settings
 from serve import examples
 from serve.client import Client, ServiceError
 from serve.schemas import ServiceView
@@ -57,11 +61,43 @@ def test_what_goes_elsewhere_takes_the_way_that_is_set(port: int, monkeypatch: p
         assert client.service().version == examples.SERVICE["version"]
 
 
+def test_the_commands_go_where_the_settings_say(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To FANFOLD_URL, below its path; without one to this machine's port."""
+    called: list[str] = []
+    monkeypatch.setattr(Answers, "log_message", lambda self, *_arguments: called.append(self.path))
+    with connect(Settings(http_port=free_port(), url=f"http://{LOOPBACK}:{port}/papers")) as client:
+        client.service()
+    with connect(Settings(http_port=port, url=None)) as client:
+        client.service()
+    assert called == ["/papers/v1/service", "/v1/service"]
+
+
 def test_another_service_is_not_taken_for_fanfold(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Something else that answers 200 at this address is named as what it may be."""
     monkeypatch.setattr(Answers, "body", b"<html>It works!</html>")
     with Client(f"http://{LOOPBACK}:{port}") as client, pytest.raises(ServiceError, match="another service"):
         client.service()
+
+
+def test_a_certificate_that_is_not_trusted_is_not_a_service_that_is_not_there(tmp_path: Path) -> None:
+    """The error says what to set, not to start one."""
+    files = [tmp_path / name for name in ("key.pem", "certificate.pem")]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1"]
+    subprocess.run([*made, "-keyout", files[0], "-out", files[1]], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files[1], files[0])
+    server = HTTPServer((LOOPBACK, 0), Answers)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        client = Client(f"https://{LOOPBACK}:{server.server_port}", retry_for_s=0)
+        with client, pytest.raises(ServiceError, match="SSL_CERT_FILE") as refused:
+            client.service()
+        assert "fanfold up" not in str(refused.value)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_without_a_service_nothing_was_refused() -> None:

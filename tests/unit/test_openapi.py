@@ -1,9 +1,12 @@
 """The interface's own description: whoever reads `/docs` sees what goes in and what comes out."""
 
+import json
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import BaseModel
 
 from ingest.settings import Settings
@@ -12,6 +15,7 @@ from serve.asgi import create_app
 from serve.service import Service
 
 DOCUMENT: dict[str, Any] = create_app(cast(Service, SimpleNamespace(settings=Settings()))).openapi()
+SENT: dict[str, Any] = json.loads(json.dumps(DOCUMENT))
 OPERATIONS = [
     pytest.param(operation, id=f"{method} {path}")
     for path, methods in DOCUMENT["paths"].items()
@@ -30,6 +34,31 @@ def resolved(schema: dict[str, Any]) -> dict[str, Any]:
     name = schema.get("$ref", "").rpartition("/")[2]
     found: dict[str, Any] = DOCUMENT["components"]["schemas"][name] if name else schema
     return found
+
+
+def references(node: Any) -> Iterator[str]:
+    """Every `$ref` in a part of the document."""
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            yield from references(part)
+
+
+def test_the_document_is_what_it_says_that_it_is() -> None:
+    """Valid OpenAPI 3.1, so that client generators can read it."""
+    assert SENT["openapi"].startswith("3.1.")
+    assert [error.message for error in OpenAPIV31SpecValidator(SENT).iter_errors()] == []
+
+
+def test_every_reference_leads_to_something_in_the_document() -> None:
+    """Also those in parts that are written by hand."""
+    names = {reference.rpartition("/")[2] for reference in references(SENT)}
+    assert {"JobView", "Priority"} <= names
+    assert set(references(SENT)) == {f"#/components/schemas/{name}" for name in names}
+    assert names <= SENT["components"]["schemas"].keys()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
