@@ -25,9 +25,9 @@ WIND_DOWN_SHARE = 0.6  # of the time of a stop; the rest is for the report
 
 
 def connect(settings: Settings, *, retry_for_s: float = RETRY_FOR_S) -> Client:
-    """The client of this machine's service, with the key that the settings name."""
+    """The client of the service that the settings name, or else of this machine's, with the key that they name."""
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
-    return Client(settings.http_url, api_key=key, retry_for_s=retry_for_s)
+    return Client(settings.url or settings.http_url, api_key=key, retry_for_s=retry_for_s)
 
 
 def each(names: Sequence[str], call: Callable[[str], View]) -> Iterator[tuple[str, View | ServiceError]]:

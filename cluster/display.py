@@ -33,7 +33,7 @@ STATE_STYLE = {
     JobState.FAILED: "bold red",
     JobState.CANCELLED: "yellow",
 }
-FILE_COLUMN, STATE_COLUMN, GAP = 1, 2, 2
+FILE_COLUMN, STATE_COLUMN, GAP, INDENT = 1, 2, 2, 3
 SHORTEST_FILENAME, LONGEST_FILENAME = 8, 40
 
 
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A table of ids, file names and facts. Where the terminal is narrow only the name is cut: ids are copied."""
+    """A table of ids, file names and facts. Only a terminal cuts, and only the names: ids are copied."""
 
     titles: Sequence[str]
     rows: Sequence[Row]
@@ -56,16 +56,29 @@ class Listing:
         lines = [[Text(title, "bold") for title in self.titles]]
         lines += [[Text.from_markup(cell, emoji=False) for cell in row.cells] for row in self.rows]
         widths = [max(line[column].cell_len for line in lines) for column in range(len(self.titles))]
-        widths[FILE_COLUMN] = min(widths[FILE_COLUMN], LONGEST_FILENAME)
-        missing = sum(widths) + GAP * (len(widths) - 1) - options.max_width
-        widths[FILE_COLUMN] = max(widths[FILE_COLUMN] - max(missing, 0), SHORTEST_FILENAME)
+        if options.is_terminal:
+            widths[FILE_COLUMN] = min(widths[FILE_COLUMN], LONGEST_FILENAME)
+            missing = sum(widths) + GAP * (len(widths) - 1) - options.max_width
+            widths[FILE_COLUMN] = max(widths[FILE_COLUMN] - max(missing, 0), SHORTEST_FILENAME)
         for line, note in zip(lines, ["", *(row.note for row in self.rows)], strict=True):
             for column, (cell, width) in enumerate(zip(line, widths, strict=True)):
                 cell.truncate(width, overflow="ellipsis")
                 cell.align("right" if column > STATE_COLUMN else "left", width)
             yield Text(" " * GAP, no_wrap=True).join(line)
             if note:
-                yield Padding(Text(note, "red"), (0, 0, 0, GAP))
+                yield Padding(Text(note, "red"), (0, 0, 0, GAP), expand=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A title in Rich's markup; on a terminal with a rule after it, which cuts it where it is too long."""
+
+    title: str
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        """The line, as Rich asks for it."""
+        whole = Text.from_markup(self.title, emoji=False)
+        yield Rule(whole, align="left", style="dim") if options.is_terminal else whole
 
 
 @contextmanager
@@ -212,14 +225,18 @@ def search_results(found: SearchResponse) -> RenderableType:
     if found.groups is None:
         for rank, hit in enumerate(found.hits, 1):
             title = f"[bold]{rank}. {escape(hit.filename)}[/], [cyan]{_pages(hit)}[/] [dim]{_score(hit)}[/]"
-            parts += [Rule(title, align="left", style="dim"), Padding(_snippet(hit), (0, 0, 1, 3))]
+            parts += [Heading(title), _indented(_snippet(hit)), Text()]
         return Group(*parts)
     for rank, group in enumerate(found.groups, 1):
-        parts.append(Rule(f"[bold]{rank}. {escape(group.filename)}[/]", align="left", style="dim"))
+        parts.append(Heading(f"[bold]{rank}. {escape(group.filename)}[/]"))
         for hit in group.hits:
-            parts.append(Padding(f"[cyan]{_pages(hit)}[/] [dim]{_score(hit)}[/]", (0, 0, 0, 3)))
-            parts.append(Padding(_snippet(hit), (0, 0, 1, 3)))
+            parts.append(_indented(f"[cyan]{_pages(hit)}[/] [dim]{_score(hit)}[/]"))
+            parts += [_indented(_snippet(hit)), Text()]
     return Group(*parts)
+
+
+def _indented(part: RenderableType) -> Padding:
+    return Padding(part, (0, 0, 0, INDENT), expand=False)
 
 
 def _pages(hit: Hit) -> str:

@@ -46,10 +46,16 @@ def _instance(settings: Settings) -> Addresses | None:
         return None
 
 
-def _only_one(roster: Roster) -> str:
+def _at_work(roster: Roster) -> list[str]:
+    """The Ray clusters that work on this queue. Raises `ConfigurationError` where none does."""
     clusters = sorted({peer.cluster for peer in roster.present()})
     if not clusters:
         raise ConfigurationError("No supervisor works on this queue: nothing runs, and it is safe to stop.")
+    return clusters
+
+
+def _only_one(roster: Roster) -> str:
+    clusters = _at_work(roster)
     if len(clusters) > 1:
         raise ConfigurationError(f"Several Ray clusters work on this queue. Add --cluster {' or '.join(clusters)}.")
     return clusters[0]
@@ -83,7 +89,9 @@ class Drain:
         """Let what runs end, for so long at the most, then have it given back; how it ended.
 
         It is not done only if a supervisor that is there does not obey. The order stands afterwards, whatever happens.
+        Raises `ConfigurationError` when no supervisor is there at its beginning: then the address may be a wrong one.
         """
+        self._refuse_nobodys()
         ended = self._follow(self._roster.command(self.cluster, Order.DRAIN), timeout_s, on_progress)
         if ended.done:
             return ended
@@ -91,8 +99,21 @@ class Drain:
         return self._follow(order, GIVE_BACK_TIMEOUT_S, on_progress, given_back=left)
 
     def end(self) -> None:
-        """Supervisors take jobs again, and replicas uploads."""
+        """Supervisors take jobs again, and replicas uploads.
+
+        Raises `ConfigurationError` when there is neither a drain to end nor a supervisor: the address is a wrong one.
+        """
+        if self._roster.standing(self.cluster).order is Order.WORK:
+            self._refuse_nobodys()
         self._roster.command(self.cluster, Order.WORK)
+
+    def _refuse_nobodys(self) -> None:
+        clusters = _at_work(self._roster)
+        if self.cluster not in clusters:
+            raise ConfigurationError(
+                f"No supervisor of the Ray cluster {self.cluster} works on this queue. "
+                f"There are supervisors of {' and '.join(clusters)}: name one with --cluster."
+            )
 
     def _follow(
         self, order: Standing, timeout_s: float, on_progress: Callable[[Drained], None], given_back: int = 0

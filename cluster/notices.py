@@ -73,7 +73,7 @@ class Notifier:
         try:
             async with asyncio.timeout(2 * TIMEOUT_S):  # httpx limits each read, not their sum
                 answer = await http.post(self._url, content=body, headers=self._headers(job, body))
-        except (httpx.HTTPError, TimeoutError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, TimeoutError) as error:  # ValueError: of host names
             return type(error).__name__
         return None if answer.is_success else f"status {answer.status_code}"
 

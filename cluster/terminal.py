@@ -16,7 +16,10 @@ from serve.client import ServiceError
 
 USAGE = 2  # exit code of what was typed, set or found wrong before any work; also when the service does not answer
 STOPPED = 130  # exit code after a signal
+UNBROKEN = 100_000  # columns where there is no terminal: what reads there wants whole lines, and Rich would assume 80
 out = Console(emoji=False)  # `:name:` in a file name or a setting stays what it is
+if not out.is_terminal:
+    out.width = UNBROKEN
 err = Console(stderr=True, emoji=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import httpx
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -21,6 +22,7 @@ KEY_FOLLOWS = "whsec_"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not listened on
 INSPECT_START_FACTOR = 4  # opening and repairing a broken PDF may take longer than reading one of its pages
+LAST_PORT = 65535
 _BUCKET_URL = re.compile(r"s3://[a-z0-9{][a-z0-9.{}-]*(/[^?#]*)?")
 _HTTP_URL = re.compile(r"https?://(\S+@)?([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?#]\S*)?")
 
@@ -41,6 +43,11 @@ class Settings(BaseSettings):
 
     http_host: str = Field("127.0.0.1", description="Address to listen on.")
     http_port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP interface.")
+    url: str | None = Field(
+        None,
+        description="Where the commands find the service, e.g. behind a TLS proxy; by default "
+        "http://HTTP_HOST:HTTP_PORT.",
+    )
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
         (), description="Who may call: tenant:sha256,… as `fanfold key` prints them. Unset: everybody on this machine."
     )
@@ -80,7 +87,7 @@ class Settings(BaseSettings):
     max_failed_page_ratio: float = Field(0.5, ge=0, le=1, description="Share of failed pages beyond which a job fails.")
     page_timeout_s: float = Field(120.0, gt=0, description="Longest work on one page.")
     page_memory_bytes: int = Field(
-        2 * 1024**3, ge=64 * 1024**2, description="Memory that the work on one page may take beyond its models."
+        2 * 1024**3, ge=3 * 2**29, description="Memory that the work on one page may take beyond its models."
     )
     job_timeout_s: float = Field(6 * 3600.0, gt=0, description="Longest work on one job, in all its attempts.")
     stage_timeout_s: float = Field(4 * 3600.0, gt=0, description="Longest work on one stage in one attempt.")
@@ -149,6 +156,21 @@ class Settings(BaseSettings):
         except ConfigurationError as error:
             raise ValueError(error.message) from error
 
+    @field_validator("api_key", mode="after")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        text = "" if key is None else key.get_secret_value()
+        if not (text.isascii() and text.isprintable() and text == text.strip()):
+            raise ValueError("FANFOLD_API_KEY holds what HTTP cannot send. Is it the key, whole and without quotes?")
+        return key
+
+    @field_validator("url", mode="after")
+    @classmethod
+    def _is_the_services(cls, url: str | None) -> str | None:
+        if url is not None and (not _can_be_called(url) or re.search("[@?#]", url)):
+            raise ValueError("FANFOLD_URL is not of the form https://host/path")
+        return url
+
     @field_validator("allowed_hosts", "source_urls", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -165,7 +187,7 @@ class Settings(BaseSettings):
     @field_validator("webhook_url", mode="after")
     @classmethod
     def _callable(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not _HTTP_URL.fullmatch(url.get_secret_value()):
+        if url is not None and not _can_be_called(url.get_secret_value()):
             raise ValueError("FANFOLD_WEBHOOK_URL is not of the form https://host/path")
         return url
 
@@ -211,7 +233,7 @@ class Settings(BaseSettings):
 
     @property
     def http_url(self) -> str:
-        """Where this machine's programs find the service."""
+        """Where the service listens, for this machine's programs."""
         host = "127.0.0.1" if self.http_host in ANY_ADDRESS else self.http_host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.http_port}"
 
@@ -234,6 +256,17 @@ def webhook_key(secret: SecretStr) -> bytes:
     text = secret.get_secret_value()
     key = text.removeprefix(KEY_FOLLOWS)
     return text.encode() if key == text else base64.b64decode(key, validate=True)
+
+
+def _can_be_called(url: str) -> bool:
+    """Whether httpx can try to. What it raises where it cannot comes from several libraries."""
+    if not _HTTP_URL.fullmatch(url):
+        return False
+    try:
+        called = httpx.URL(url)
+        return bool(called.host) and (called.port or 0) <= LAST_PORT
+    except (httpx.InvalidURL, ValueError):  # the latter: of its host, which is decoded when it is asked for
+        return False
 
 
 def _listed(value: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -36,12 +37,7 @@ def main() -> int:
     if HOME.exists():
         _refuse_running()
         shutil.rmtree(HOME)
-    environment = os.environ | {
-        "FANFOLD_DATA_DIR": str(HOME),
-        "FANFOLD_KEEP_SOURCE": "true",  # the page shows hits on their pages
-        "FANFOLD_HTTP_PORT": str(free_port()),
-        "FANFOLD_RAY_ADDRESS": "local",
-    }
+    environment = own_settings(os.environ)
     _say("fanfold", "up")
     service = subprocess.Popen([FANFOLD, "up"], env=environment)  # noqa: S603  # our own program
     try:
@@ -53,6 +49,17 @@ def main() -> int:
         service.wait()
     print(GO_ON.format(home=HOME.relative_to(Path.cwd()) if HOME.is_relative_to(Path.cwd()) else HOME))
     return max(codes)
+
+
+def own_settings(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the demonstration's settings and no others: the caller's may lead to stores that matter."""
+    others = {name: value for name, value in inherited.items() if not name.upper().startswith("FANFOLD_")}
+    return others | {
+        "FANFOLD_DATA_DIR": str(HOME),
+        "FANFOLD_KEEP_SOURCE": "true",  # the page shows hits on their pages
+        "FANFOLD_HTTP_PORT": str(free_port()),
+        "FANFOLD_RAY_ADDRESS": "local",
+    }
 
 
 def _refuse_running() -> None:
@@ -69,7 +76,7 @@ def _wait_until_ready(service: subprocess.Popen[bytes], environment: dict[str, s
     give_up_at = time.monotonic() + READY_TIMEOUT_S
     while service.poll() is None and time.monotonic() < give_up_at:
         try:
-            if httpx.get(url, timeout=5).is_success:
+            if httpx.get(url, timeout=5, trust_env=False).is_success:
                 return
         except httpx.TransportError:
             pass  # it does not listen yet

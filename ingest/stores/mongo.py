@@ -16,10 +16,11 @@ from pymongo.errors import (
     OperationFailure,
     WTimeoutError,
 )
+from pymongo.errors import ConfigurationError as NoAddress
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from ingest.errors import StoreRefused, StoreUnavailable
+from ingest.errors import ConfigurationError, StoreRefused, StoreUnavailable
 
 Record = Mapping[str, Any]
 PASSING = frozenset({134, 202, 262, 290})  # no majority yet, no time, no ticket: gone by itself, mongo error_codes.yml
@@ -28,14 +29,25 @@ SOCKET_TIMEOUT_MS = 60_000
 
 
 def connect(uri: str, database: str) -> Database[dict[str, Any]]:
-    """The database, with UTC-aware instants, majority writes and majority reads; connects on first use."""
-    client: MongoClient[dict[str, Any]] = MongoClient(
-        uri,
-        tz_aware=True,
-        serverSelectionTimeoutMS=SERVER_SELECTION_TIMEOUT_MS,
-        socketTimeoutMS=SOCKET_TIMEOUT_MS,
-        appname="fanfold",
-    )
+    """The database, with UTC-aware instants, majority writes and majority reads; connects on first use.
+
+    Raises `ConfigurationError` where the address is none. It repeats nothing of it, nor does what it comes from: a
+    password that is not percent-encoded is taken for any other part, a host name included.
+    """
+    try:
+        client: MongoClient[dict[str, Any]] = MongoClient(
+            uri,
+            tz_aware=True,
+            serverSelectionTimeoutMS=SERVER_SELECTION_TIMEOUT_MS,
+            socketTimeoutMS=SOCKET_TIMEOUT_MS,
+            appname="fanfold",
+        )
+    except (NoAddress, ValueError) as error:
+        asked = error.__cause__  # DNS, for the servers of a mongodb+srv address
+        why = "such as mongodb://USER:PASSWORD@HOST/" if asked is None else f"DNS answers {type(asked).__name__}"
+        raise ConfigurationError(
+            f"FANFOLD_MONGODB_URI is not an address of MongoDB: {why}. Percent-encode user name and password."
+        ) from None
     return client.get_database(database, write_concern=WriteConcern(w="majority"), read_concern=ReadConcern("majority"))
 
 

@@ -1,5 +1,6 @@
 """A drain over a real MongoDB: it is over when every supervisor that is there has heard of it and holds nothing."""
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from cluster import cli
 from cluster import drain as draining
 from cluster.drain import Drain, Drained, connected_drain
 from cluster.embedded import EmbeddedMongoDB
@@ -91,19 +93,63 @@ def test_the_dead_and_other_clusters_are_not_waited_for(stores: Stores, drain: D
     """A supervisor whose report has expired holds no lease any more; another cluster's goes on working."""
     dead = Presence(holder="dead", cluster=HERE, version="1", obeys=0, running=5, readers=5)
     stores.roster.report(dead, good_for=AT_ONCE)
+    report(stores, "a", running=0)
     report(stores, "b", running=4, cluster=ELSEWHERE)
-    assert drain.run(5, lambda _seen: None).done
+    assert drain.run(5, obeying(stores, 0, 0)).done
     assert stores.roster.standing(ELSEWHERE).order is Order.WORK
 
 
 def test_a_drain_ends_with_the_next_order(stores: Stores, drain: Drain) -> None:
     """Supervisors work again, and each order has a number of its own."""
     assert stores.roster.standing(HERE).order is Order.WORK
-    drain.run(0.05, lambda _seen: None)
+    report(stores, "a", running=0)
+    drain.run(5, obeying(stores, 0, 0))
     number = stores.roster.standing(HERE).number
     drain.end()
     assert stores.roster.standing(HERE).order is Order.WORK
     assert stores.roster.standing(HERE).number > number
+
+
+def test_supervisors_that_leave_while_they_are_drained_are_not_missed(stores: Stores, drain: Drain) -> None:
+    """Somebody stops the cluster before the drain has seen its end: it is over, and it can be ended."""
+    report(stores, "a", running=1)
+    ended = drain.run(30, lambda _seen: stores.roster.leave("a"))
+    assert (ended.done, ended.running, ended.given_back) == (True, 0, 0)
+    assert stores.roster.standing(HERE).order is Order.DRAIN
+    drain.end()
+    assert stores.roster.standing(HERE).order is Order.WORK
+
+
+def test_an_address_that_is_nobodys_is_refused(
+    stores: Stores,
+    mongodb: EmbeddedMongoDB,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A host name, say, where the roster has numbers: never "safe to stop", but exit code 2 and who is there."""
+    report(stores, "a", running=3)
+    report(stores, "b", running=0, cluster=ELSEWHERE)
+    monkeypatch.setenv("FANFOLD_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("FANFOLD_MONGODB_URI", mongodb.uri)
+    monkeypatch.setenv("FANFOLD_MONGODB_DATABASE", stores.jobs._jobs.database.name)
+    for more in ([], ["--resume"]):
+        monkeypatch.setattr(sys, "argv", ["fanfold", "drain", "--cluster", "head:6379", *more])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        said = capsys.readouterr()
+        assert f"{HERE} and {ELSEWHERE}" in said.err
+        assert "safe" not in said.out + said.err
+    assert stores.roster.standing("head:6379").number == 0
+
+
+def test_where_nobody_works_nothing_is_drained(stores: Stores, drain: Drain) -> None:
+    """Neither on the queue nor of the cluster; no order is left behind that a start would have to end."""
+    for order in (lambda: drain.run(5, lambda _seen: None), drain.end):
+        with pytest.raises(ConfigurationError, match="No supervisor works on this queue"):
+            order()
+    assert stores.roster.standing(HERE).number == 0
 
 
 def test_who_has_left_is_not_present(stores: Stores) -> None:

@@ -38,9 +38,9 @@ def receiver() -> Iterator[Receiver]:
     receiver.server.shutdown()
 
 
-def end_one(jobs: JobStore, document_id: str = "d") -> str:
+def end_one(jobs: JobStore, document_id: str = "d", *, tenant: str = TENANT) -> str:
     """A job that ends `failed`; its id."""
-    insert(jobs, document_id)
+    insert(jobs, document_id, tenant=tenant)
     held = claim(jobs)
     held.settle(JobState.FAILED, BROKEN, notify=True)
     held.close(keeping=KEEP_NOTHING, sweep_at=None)
@@ -72,6 +72,15 @@ async def test_a_notice_is_signed_and_sent_once(jobs: JobStore, receiver: Receiv
     assert shown["data"]["error"]["message"] == "It died."
     expected = signature(SECRET, headers["webhook-id"], headers["webhook-timestamp"], body)
     assert headers["webhook-signature"] == expected
+
+
+async def test_a_notice_says_whose_job_has_ended(jobs: JobStore, receiver: Receiver) -> None:
+    """One webhook hears of all tenants' jobs, and can tell them apart."""
+    ended = {end_one(jobs, tenant, tenant=tenant): tenant for tenant in ("acme", "globex")}
+    for _ in ended:
+        assert await send_one(jobs, receiver.url)
+    told = [json.loads(body)["data"] for _, _, body in receiver.calls]
+    assert {job["job_id"]: job["tenant"] for job in told} == ended
 
 
 def test_the_signature_is_that_of_standard_webhooks() -> None:
@@ -140,6 +149,17 @@ async def test_a_receiver_that_is_gone_is_given_up_in_the_end(jobs: JobStore, da
         assert await send_one(jobs, "http://127.0.0.1:9/nobody")
         assert jobs.job(TENANT, job_id).notices == number
     assert jobs.job(TENANT, job_id).notify_at is None
+
+
+@pytest.mark.parametrize("url", ["http://[1:2]/", "http://host/\x7f", "http://xn--zzzzzzzz/", "http://\udc80/"])
+async def test_an_address_that_cannot_be_called_costs_no_supervisor(jobs: JobStore, url: str) -> None:
+    """What httpx and the libraries under it raise for it is a notice that did not arrive: it is tried again."""
+    job_id = end_one(jobs)
+    assert await send_one(jobs, url)
+    assert not await send_one(jobs, url)
+    job = jobs.job(TENANT, job_id)
+    assert job.notices == 1
+    assert job.notify_at is not None
 
 
 async def test_a_notice_whose_sender_died_is_sent_by_another(

@@ -1,10 +1,11 @@
 """What MongoDB's errors mean to whoever asked."""
 
+import dns.resolver
 import pytest
 from pymongo.errors import AutoReconnect, BulkWriteError, CursorNotFound, DuplicateKeyError, OperationFailure
 
-from ingest.errors import StoreRefused, StoreUnavailable
-from ingest.stores.mongo import mongo_errors
+from ingest.errors import ConfigurationError, StoreRefused, StoreUnavailable
+from ingest.stores.mongo import connect, mongo_errors
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,37 @@ def test_a_refusal_says_what_is_refused_and_no_more() -> None:
         mongo_errors(),
     ):
         raise refused
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://fanfold:hun/ter2@db1/",
+        "mongodb://fanfold:hun@ter2@db1/",
+        "mongodb://fanfold:hun:ter2@db1/",
+        "mongodb://fanfold:hun%ter2@db1/",
+        "mongodb://fanfold:hun/ter2",
+        "hun/ter2",
+    ],
+)
+def test_an_address_that_is_none_is_said_without_its_password(uri: str) -> None:
+    """An unescaped password is taken for a database, a port, a host: none of these is repeated, nor kept as a cause."""
+    with pytest.raises(ConfigurationError, match=r"FANFOLD_MONGODB_URI .* Percent-encode") as raised:
+        connect(uri, "fanfold")
+    assert "ter2" not in raised.value.message
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "uri", ["mongodb+srv://fanfold:secret@nobody.db.example/", "mongodb+srv://u:x@nobody/d@db.example/"]
+)
+def test_a_name_that_dns_does_not_know_is_not_repeated_either(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the password is not escaped, a part of it is the name that was asked for. What DNS says is told."""
+
+    def unknown(name: str, *_arguments: object, **_options: object) -> None:
+        raise dns.resolver.NXDOMAIN(qnames=[name], responses={})  # type: ignore[no-untyped-call]  # dnspython ships it so
+
+    monkeypatch.setattr(dns.resolver, "resolve", unknown)
+    with pytest.raises(ConfigurationError, match="DNS answers NXDOMAIN") as raised:
+        connect(uri, "fanfold")
+    assert not any(word in raised.value.message for word in ("nobody", "secret"))

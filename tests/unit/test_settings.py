@@ -72,8 +72,25 @@ def test_secrets_do_not_show() -> None:
         ("LOG_LEVEL", "LOUD"),
         ("WEBHOOK_URL", "https://receiver.example:80a/hook"),
         ("WEBHOOK_URL", "receiver.example/hook"),
+        ("WEBHOOK_URL", "http://[1:2]/"),
+        ("WEBHOOK_URL", "http://receiver.example/\x7f"),
+        ("WEBHOOK_URL", "http://receiver.example/\udc80"),
+        ("WEBHOOK_URL", "http://xn--zzzzzzzz/"),
+        ("WEBHOOK_URL", "http://receiver.example:65536/"),
         ("WEBHOOK_SECRET", "whsec_no base64"),
         ("WEBHOOK_SECRET", ""),
+        ("API_KEY", "fanfold_ключ"),
+        ("API_KEY", "fanfold_\udc80"),
+        ("API_KEY", "fanfold_a\nb"),
+        ("API_KEY", "fanfold_a "),
+        ("URL", ""),
+        ("URL", "fanfold.example"),
+        ("URL", "ftp://fanfold.example"),
+        ("URL", "https://fanfold.example:65536"),
+        ("URL", "https://[1:2]"),
+        ("URL", "https://somebody:hunter2@fanfold.example"),
+        ("URL", "https://fanfold.example/?tenant=acme"),
+        ("URL", "https://fanfold.example/#page"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -119,3 +136,11 @@ def test_a_webhook_is_any_address_that_http_can_call(monkeypatch: pytest.MonkeyP
     webhook = Settings().webhook_url
     assert webhook is not None
     assert webhook.get_secret_value() == url
+
+
+@pytest.mark.parametrize("url", ["https://fanfold.example", "http://localhost:9000", "https://fanfold.example/papers/"])
+def test_where_the_commands_look_is_not_where_the_service_listens(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """`up` waits for itself at its own port, whatever proxy the commands go through."""
+    monkeypatch.setenv("FANFOLD_URL", url)
+    settings = Settings()
+    assert (settings.url, settings.http_url) == (url, "http://127.0.0.1:8000")
