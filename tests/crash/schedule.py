@@ -22,26 +22,31 @@ class Way(StrEnum):
     DELETED = "deleted"  # after it was published
     PARTIAL = "published in part"  # one of its pages is broken
     RESTARTED = "published after a restart"  # of the supervisor, when all its rows are written
+    REPLACED = "published anew"  # by another pipeline than before; somebody reads it all the time
 
 
 OTHER_WAYS = {
-    "catalog.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
+    "catalog.advance": (Way.PUBLISHED, Way.REPLACED),
+    "catalog.delete_other_revisions": (Way.REPLACED, Way.DELETED),
     "catalog.delete_revision": (Way.CANCELLED,),
+    "catalog.publish": (Way.PUBLISHED, Way.REPLACED),
     "catalog.tombstone": (Way.DELETED,),
     "jobs.cancel_unclaimed": (Way.UNCLAIMED,),
     "jobs.record_failed_pages": (Way.PARTIAL,),
     "jobs.release": (Way.RESTARTED,),
     "jobs.repin": (Way.RESTARTED,),
-    "jobs.close": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED, Way.DELETED),
+    "jobs.close": (Way.PUBLISHED, Way.REPLACED, Way.REFUSED, Way.CANCELLED, Way.DELETED),
+    "jobs.decide_publish": (Way.PUBLISHED, Way.REPLACED),
     "jobs.reopen_due": (Way.DELETED,),
     "jobs.request_cancel": (Way.CANCELLED,),
     "jobs.request_sweep": (Way.DELETED,),
-    "jobs.settle": (Way.PUBLISHED, Way.REFUSED, Way.CANCELLED),
+    "jobs.settle": (Way.PUBLISHED, Way.REPLACED, Way.REFUSED, Way.CANCELLED),
     "jobs.was_worked_on": (Way.UNCLAIMED,),
     "roster.leave": (Way.RESTARTED,),
-    "objects.delete": (Way.PUBLISHED, Way.CANCELLED, Way.DELETED),
-    "vectors.delete_other_revisions": (Way.PUBLISHED, Way.DELETED),
+    "objects.delete": (Way.PUBLISHED, Way.REPLACED, Way.CANCELLED, Way.DELETED),
+    "vectors.delete_other_revisions": (Way.REPLACED, Way.DELETED),
     "vectors.delete_revision": (Way.CANCELLED,),
+    "vectors.upsert": (Way.PUBLISHED, Way.REPLACED),
 }
 DETOURS = {  # what must happen before the point is reached
     "jobs.requeue": {"point": "ray.cut", "fault": Fault.ERROR},
@@ -114,6 +119,7 @@ def report(outcomes: Outcomes) -> str:
         "no row, no checkpoint, and its retry is published. *cancelled unclaimed*: at once, twice in a row, then",
         "published. *deleted*: hidden at once, swept. *published in part*: but for a broken page. *published after a",
         "restart*: its supervisor is stopped when all rows are written, for `jobs.repin` by one with other settings.",
+        "*published anew*: an earlier version, of other settings, is read whole until the new one is.",
         "",
         f"{len(ran)} schedules run, {ran.count('VIOLATED')} violations. The sources: `{sources()}`, a hash over them.",
         "",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from cluster.keeper import KEEPER
 from cluster.supervisor import SUPERVISOR_ACTOR, probe_supervisors
 from ingest.errors import StoreUnavailable
 from ingest.model import JobState
@@ -29,6 +30,19 @@ def test_a_killed_supervisor_is_followed_by_one_that_goes_on(cluster: Cluster, l
     assert committed >= 2
     in_flight = tasks_called("ocr") - before - len(page_texts("letters"))
     assert 0 <= in_flight <= len(page_texts("letters")) - committed
+    assert_published_exactly(cluster.stores, ended, keep_source=True)
+    assert_invariants(cluster.stores, keep_source=True)
+
+
+def test_a_supervisor_that_dies_with_its_keeper_is_started_again(cluster: Cluster, letters: Copy) -> None:
+    """Ray starts the keeper again, and the keeper the supervisor."""
+    job = cluster.submit(letters(0))
+    _wait_for_pages(cluster, job.job_id, 1)
+    kill_actor(KEEPER)
+    kill_actor(SUPERVISOR_ACTOR)
+    ended = cluster.finish(job.job_id)
+    assert ended.state is JobState.SUCCEEDED, ended.error
+    assert [attempt.outcome for attempt in ended.attempts] == ["lost", "succeeded"]
     assert_published_exactly(cluster.stores, ended, keep_source=True)
     assert_invariants(cluster.stores, keep_source=True)
 

@@ -79,6 +79,10 @@ def _go(faulty: FaultyCluster, schedule: Schedule, undisturbed: list[str], direc
         case Way.RESTARTED:
             faulty.follow(STORED_FOR_A_WHILE)
             _assert_published(faulty, _restarted(faulty, schedule, _document(directory)), undisturbed)
+        case Way.REPLACED:
+            faulty.follow([])
+            job = _published_twice(faulty, schedule, _document(directory), undisturbed)
+            _assert_published(faulty, job, undisturbed)
 
 
 def _document(directory: Path, pdf: bytes | None = None) -> Path:
@@ -147,6 +151,28 @@ def _restarted(faulty: FaultyCluster, schedule: Schedule, path: Path) -> JobView
     finally:
         if other:
             start_supervisors(faulty.blueprint)
+
+
+def _published_twice(faulty: FaultyCluster, schedule: Schedule, path: Path, undisturbed: list[str]) -> JobView:
+    """Published by a supervisor with other settings, then sent again; meanwhile one version or the other is whole."""
+    try:
+        start_supervisors(_renamed(faulty.blueprint))
+        before = faulty.ended(faulty.client.submit(path).job_id)
+    finally:
+        start_supervisors(faulty.blueprint)
+    assert before.state is JobState.SUCCEEDED, before.error
+    faulty.assert_recovered()
+    faulty.add([schedule.entry])
+    again = faulty.ask(lambda: faulty.client.submit(path))
+    assert again.job_id != before.job_id
+
+    def read() -> None:
+        chunks = faulty.ask(lambda: list(faulty.client.chunks(before.document_id)))
+        hits = faulty.ask(lambda: faulty.client.search("the wheel", document_ids=[before.document_id]))
+        assert [chunk.text for chunk in chunks] == undisturbed
+        assert len(hits) == len(chunks)
+
+    return faulty.ended(again.job_id, read)
 
 
 def _renamed(blueprint: Blueprint) -> Blueprint:
