@@ -83,7 +83,7 @@ class Settings(BaseSettings):
         "urgent ones.",
     )
     supervisors: int = Field(1, ge=1, description="Supervisors to start; they share the queue, and the CPUs.")
-    max_attempts: int = Field(3, ge=1, description="Attempts in a row without progress before a job fails.")
+    max_attempts: int = Field(3, ge=1, le=50, description="Attempts in a row without progress before a job fails.")
     max_failed_page_ratio: float = Field(0.5, ge=0, le=1, description="Share of failed pages beyond which a job fails.")
     page_timeout_s: float = Field(120.0, gt=0, description="Longest work on one page.")
     page_memory_bytes: int = Field(

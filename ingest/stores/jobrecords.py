@@ -13,6 +13,7 @@ from ingest.turns import RANKS, Priority, Ticket
 
 log = get_logger()
 
+MOST_ATTEMPTS = 100  # without progress, in a job's record; FANFOLD_MAX_ATTEMPTS are fewer
 TICKET = {"tenant": 1, "priority": 1, "available_at": 1, "lease.expires_at": 1}  # the fields of a ticket
 
 
@@ -55,11 +56,19 @@ def new_job(  # noqa: PLR0913  # what a job is made of
 
 
 def next_attempt(seen: Job, holder: str, epoch: int, now: datetime) -> dict[str, Any]:
-    """The fields that record a new attempt, and the end of one that never said it ended."""
-    number = len(seen.attempts)
-    attempt = Attempt(number=number + 1, epoch=epoch, holder=holder, started_at=now, units_at_start=seen.progress.units)
+    """The fields that record a new attempt, and the end of one that never said it ended.
+
+    A job that cannot even be ended, because a store refuses its rollback, is claimed again and again: its record does
+    not grow for ever.
+    """
+    units, number = seen.progress.units, len(seen.attempts)
+    last = seen.attempts[-1] if seen.attempts else None
+    if last is not None and number >= MOST_ATTEMPTS and last.units_at_start == units:
+        again = Attempt(number=number, epoch=epoch, holder=holder, started_at=now, units_at_start=units)
+        return {f"attempts.{number - 1}": again.model_copy(update={"worked_s": last.worked_s}).model_dump()}
+    attempt = Attempt(number=number + 1, epoch=epoch, holder=holder, started_at=now, units_at_start=units)
     change: dict[str, Any] = {f"attempts.{number}": attempt.model_dump()}
-    if seen.attempts and seen.attempts[-1].ended_at is None:
+    if last is not None and last.ended_at is None:
         change[f"attempts.{number - 1}.ended_at"] = seen.updated_at  # its last sign of life
         change[f"attempts.{number - 1}.outcome"] = "lost"
     return change

@@ -4,11 +4,13 @@ Every write is atomic and create-if-absent. The first writer wins, a second one 
 wrote; nothing is ever overwritten, so two attempts at the same work cannot mix.
 """
 
+import asyncio
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent import futures
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
@@ -263,22 +265,12 @@ class S3Store:
     @fault_point("objects.put")
     def put(self, key: str, data: bytes) -> bool:
         """See `ObjectStore.put`."""
-        with _s3_errors(key):
-            try:
-                self._fs.pipe_file(self._path(key), data, mode="create")
-            except FileExistsError:
-                return False
-            return True
+        return self._create(key, self._fs._pipe_file(self._path(key), data, mode="create"))  # noqa: SLF001  # see there
 
     @fault_point("objects.put_file")
     def put_file(self, key: str, path: Path) -> bool:
         """See `ObjectStore.put_file`."""
-        with _s3_errors(key):
-            try:
-                self._fs.put_file(str(path), self._path(key), mode="create")
-            except FileExistsError:
-                return False
-            return True
+        return self._create(key, self._fs._put_file(str(path), self._path(key), mode="create"))  # noqa: SLF001
 
     @fault_point("objects.get")
     def get(self, key: str) -> bytes:
@@ -330,6 +322,21 @@ class S3Store:
                 self._fs.call_s3("head_bucket", Bucket=bucket)
         except ObjectMissing as error:
             raise StoreUnavailable(f"The bucket {bucket} does not exist.") from error
+
+    def _create(self, key: str, put: Coroutine[Any, Any, object]) -> bool:
+        """Bring the put to its end, also where the caller is interrupted: s3fs's own wrapper leaves it to itself.
+
+        It would land after the interrupted work has been said to be gone, and nobody would know of the object.
+        """
+        with _s3_errors(key):
+            future = asyncio.run_coroutine_threadsafe(put, self._fs.loop)
+            try:
+                future.result()
+            except FileExistsError:
+                return False
+            finally:
+                futures.wait([future])
+            return True
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"

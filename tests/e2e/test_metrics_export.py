@@ -14,7 +14,8 @@ from tests.clusters import Cluster
 from tests.crash.processes import until
 from tests.pdfs import SCAN, pdf_of
 
-HAPPENED = (  # in the life of a document that is published
+HAPPENED = (  # in the life of a document that is published, and of one that is cancelled
+    metrics.SUPERVISORS,
     metrics.JOBS,
     metrics.QUEUE_AGE,
     metrics.JOBS_ENDED,
@@ -24,6 +25,7 @@ HAPPENED = (  # in the life of a document that is published
     metrics.PAGES,
     metrics.BATCH_FILL,
     metrics.EMBEDDERS,
+    metrics.CANCEL_SECONDS,
 )
 SUFFIXES = {Kind.COUNTER: ("",), Kind.GAUGE: ("",), Kind.HISTOGRAM: ("_bucket", "_sum", "_count")}
 EXPORT_S = 60.0
@@ -47,9 +49,14 @@ def missing(metric: Metric, series: dict[str, set[str]]) -> list[str]:
     return [name for name in names if not wanted <= series.get(name, set()) or name not in series]
 
 
-def test_what_happened_to_a_document_is_exported_under_the_listed_names(cluster: Cluster, tmp_path: Path) -> None:
+def test_what_happened_to_documents_is_exported_under_the_listed_names(cluster: Cluster, tmp_path: Path) -> None:
     """Names, suffixes and labels are those from which the Grafana dashboard and the alert rules are written."""
-    path = tmp_path / "letter.pdf"
+    path, book = tmp_path / "letter.pdf", tmp_path / "book.pdf"
     path.write_bytes(pdf_of([f"A letter from {tmp_path}.", SCAN]))
+    book.write_bytes(pdf_of([f"A book from {tmp_path}.", *[SCAN] * 20]))
     assert cluster.ingest(path).state is JobState.SUCCEEDED
+    job_id = cluster.submit(book).job_id
+    until(lambda: cluster.client.job(job_id).progress.pages_done >= 2)
+    cluster.client.cancel(job_id)
+    assert cluster.finish(job_id).state is JobState.CANCELLED
     until(lambda: not any(missing(metric, scraped()) for metric in HAPPENED), EXPORT_S)

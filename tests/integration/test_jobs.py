@@ -13,6 +13,7 @@ from ingest import worktime
 from ingest.errors import Category, LeaseLost, StoreError, StoreRefused, StoreUnavailable
 from ingest.model import FailedPage, Failure, JobState, PageFailure, Stage, StageStatus
 from ingest.stores.held import HeldJob
+from ingest.stores.jobrecords import MOST_ATTEMPTS
 from ingest.stores.jobs import JobStore
 from ingest.worktime import waiting
 from tests.builders import KEEP_NOTHING, NOON, TENANT, at_once, pipeline_named
@@ -429,3 +430,18 @@ def test_what_was_claimed_before_the_store_fell_silent_is_worked_on(
     assert [held.job.job_id for held in jobs.claim_ending("h", limit=9)] == [waiting]
     with pytest.raises(type(error)):
         jobs.claim_ending("h", limit=9)
+
+
+def test_a_job_that_can_never_be_ended_does_not_grow_for_ever(
+    jobs: JobStore, database: Database[dict[str, Any]]
+) -> None:
+    """A store that refuses its rollback for weeks: a hundred attempts are kept, and it stays exhausted."""
+    job_id = insert(jobs).job_id
+    for _ in range(MOST_ATTEMPTS + 3):
+        claim(jobs)
+        expire(database, job_id)
+    job = claim(jobs, "last").job
+    assert len(job.attempts) == job.stalled_attempts == MOST_ATTEMPTS
+    assert (job.attempts[-1].holder, job.attempts[-1].epoch) == ("last", MOST_ATTEMPTS + 4)
+    assert [attempt.number for attempt in job.attempts] == list(range(1, MOST_ATTEMPTS + 1))
+    assert [attempt.outcome for attempt in job.attempts] == ["lost"] * (MOST_ATTEMPTS - 1) + [None]

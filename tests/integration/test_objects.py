@@ -1,5 +1,6 @@
 """The object store: the same promises on a directory and on S3 (moto's server, over HTTP on loopback)."""
 
+import asyncio
 import errno
 import logging
 import os
@@ -395,3 +396,28 @@ def test_what_a_killed_writer_left_goes_after_a_day(directory: DirectoryStore, t
     again = DirectoryStore(tmp_path / "objects")
     assert [path.name for path in staging.iterdir()] == ["new"]
     assert again.get(KEY) == b"x"
+
+
+def test_an_interrupted_put_on_s3_has_ended(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel ends the task only when nothing of it can land any more: what is swept stays swept."""
+    store = open_object_store(f"s3://{BUCKET}/interrupted", s3_endpoint_url=s3_endpoint)
+    assert isinstance(store, objects.S3Store)
+    put, landed = store._fs._pipe_file, list[str]()
+
+    async def slow(path: str, data: bytes, **how: Any) -> None:
+        await asyncio.sleep(0.5)
+        await put(path, data, **how)
+        landed.append(path)
+
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._fs, "_pipe_file", slow)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            store.put(KEY, b"x")
+        assert len(landed) == 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
