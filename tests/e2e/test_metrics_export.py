@@ -31,12 +31,17 @@ SUFFIXES = {Kind.COUNTER: ("",), Kind.GAUGE: ("",), Kind.HISTOGRAM: ("_bucket", 
 EXPORT_S = 60.0
 
 
-def scraped() -> dict[str, set[str]]:
-    """Every series that the node exports, with the names of its labels."""
+def exported() -> str:
+    """What Prometheus would be told by the node."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray ships it untyped
     url = f"http://{nodes[0]['NodeManagerAddress']}:{nodes[0]['MetricsExportPort']}/metrics"
+    return httpx.get(url, trust_env=False).text
+
+
+def scraped() -> dict[str, set[str]]:
+    """Every series that the node exports, with the names of its labels."""
     series: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(httpx.get(url, trust_env=False).text):
+    for family in text_string_to_metric_families(exported()):
         for sample in family.samples:
             series.setdefault(sample.name, set()).update(sample.labels)
     return series
@@ -55,8 +60,18 @@ def test_what_happened_to_documents_is_exported_under_the_listed_names(cluster: 
     path.write_bytes(pdf_of([f"A letter from {tmp_path}.", SCAN]))
     book.write_bytes(pdf_of([f"A book from {tmp_path}.", *[SCAN] * 20]))
     assert cluster.ingest(path).state is JobState.SUCCEEDED
-    job_id = cluster.submit(book).job_id
-    until(lambda: cluster.client.job(job_id).progress.pages_done >= 2)
-    cluster.client.cancel(job_id)
-    assert cluster.finish(job_id).state is JobState.CANCELLED
+    job = cluster.submit(book)
+    until(lambda: cluster.client.job(job.job_id).progress.pages_done >= 2)
+    cluster.client.cancel(job.job_id)
+    assert cluster.finish(job.job_id).state is JobState.CANCELLED
     until(lambda: not any(missing(metric, scraped()) for metric in HAPPENED), EXPORT_S)
+
+
+def test_no_document_is_a_series_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
+    """Ray makes its tasks' names labels: with documents and pages in them its agent would grow with each page."""
+    path = tmp_path / "scan.pdf"
+    path.write_bytes(pdf_of([f"Scanned in {tmp_path}.", *[SCAN] * 3]))
+    job = cluster.ingest(path)
+    assert job.state is JobState.SUCCEEDED
+    until(lambda: 'Name="ocr"' in exported(), EXPORT_S)
+    assert job.document_id[:8] not in exported()
