@@ -1,8 +1,8 @@
 """Scanned pages a minute, from upload to searchable, against the loop that everybody writes first.
 
 The loop is one process: PaddleOCR with the same models, without the stages that Fanfold has no use for (they would only
-slow it down), and with as many threads as its engine takes by itself; one page after the other. It stores nothing. Where
-the CPU computes in bfloat16 Fanfold's recogniser does, and the loop's, on PaddleOCR's own engine, cannot. Both
+slow it down), and with as many threads as its engine takes by itself; one page after the other. It stores nothing.
+Where the CPU computes in bfloat16 Fanfold's recogniser does, and the loop's, on PaddleOCR's own engine, cannot. Both
 are held to the same cores: Fanfold with everything that it starts, its stores included. A worker is an OCR process.
 Models are loaded before the clock runs.
 """
