@@ -35,6 +35,7 @@ from tests.pdfs import SCAN, endless_page, pdf_of
 CANCELS, STUCK_CANCELS = 50, 5
 PAGES = 60
 LOOK_S = 0.02
+WORK = tuple(f"ray::{kind}" for kind in ("inspect", "ocr", "cut", "store", "embed"))
 STUCK_AFTER_S = 5.0  # by then the worker has its models, and is in the page
 _mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
 
@@ -74,7 +75,7 @@ class Bench:
     def cancel_stuck(self, path: Path) -> Cancel | None:
         """Cancel while a page is in native code that does not return."""
         job = self._submit(path)
-        while not any(f"page {PAGES}" in name for name in _running(job)):
+        while self.client.job(job.job_id).progress.pages_done < PAGES - 1:
             time.sleep(LOOK_S)
         time.sleep(STUCK_AFTER_S)
         return self._cancel(job)
@@ -95,7 +96,7 @@ class Bench:
         while not (quiet_at and cancelled_at):
             if not cancelled_at and self.client.job(job.job_id).state is JobState.CANCELLED:
                 cancelled_at, left = time.monotonic(), self._left(job)
-            quiet_at = 0.0 if _running(job) else quiet_at or time.monotonic()
+            quiet_at = 0.0 if _running() else quiet_at or time.monotonic()
             time.sleep(LOOK_S)
         return Cancel(_stage(before), quiet_at - asked_at, cancelled_at - asked_at, left, len(hits))
 
@@ -164,10 +165,10 @@ def _first(attempt: Callable[[], Cancel | None]) -> Cancel:
     return cancel
 
 
-def _running(job: Job) -> list[str]:
-    """Titles of processes that work on the document."""
+def _running() -> list[str]:
+    """Titles of processes that work on a document: there is one at a time."""
     titles = (" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
-    return [title for title in titles if title.startswith("ray::") and job.document_id[:8] in title]
+    return [title for title in titles if title.startswith(WORK)]
 
 
 def _stage(job: Job) -> str:

@@ -40,7 +40,7 @@ class RayEngine:
         limit_s = self._blueprint.settings.page_timeout_s
         async with self._scheduler.slot(_owner(revision)):
             await self._gate.passed()
-            task = tasks.on_cpu.options(name="inspect", num_cpus=await _cpus(alone))
+            task = tasks.on_cpu.options(name=_name("inspect", alone), num_cpus=await _cpus(alone))
             values = task.remote(tasks.inspect, self._blueprint, revision, distrusted)
             work = Work(values, limit_s=limit_s, first_limit_s=INSPECT_START_FACTOR * limit_s)
             try:
@@ -55,7 +55,7 @@ class RayEngine:
         """See `Activities.read_page`."""
         async with self._scheduler.slot(_owner(revision)):
             await self._gate.passed()
-            task = tasks.on_cpu.options(name="ocr", num_cpus=await _cpus(alone))
+            task = tasks.on_cpu.options(name=_name("ocr", alone), num_cpus=await _cpus(alone))
             values = task.remote(tasks.read_page, self._blueprint, revision, page_number)
             work = Work(values, limit_s=self._blueprint.settings.page_timeout_s)
             try:
@@ -108,6 +108,11 @@ def _at_page(error: WorkError, last: int | Inspection | None) -> WorkError:
     if error.page_number is not None or not isinstance(last, int):
         return error
     return type(error)(error.message, page_number=last)
+
+
+def _name(kind: str, alone: bool) -> str:
+    """What Ray calls the task: one of a few names, for each is a time series of its own (docs/adr/0019)."""
+    return f"{kind} alone" if alone else kind
 
 
 async def _cpus(alone: bool) -> int:

@@ -1,7 +1,7 @@
-"""Ray tasks and actors around `ingest.activities`. No logic: a limit, a title, a process.
+"""Ray tasks and actors around `ingest.activities`. No logic: a limit, a line in the log, a process.
 
 Tasks never retry by themselves (`max_retries=0`): retries are Fanfold's, counted in MongoDB. A task is a generator, see
-`cluster.work.Work`. Its name is what it does; what it does it to, its process says (docs/adr/0019).
+`cluster.work.Work`. Its name is what it does; what it does it to, its log says (docs/adr/0019).
 """
 
 import faulthandler
@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
-from ray._raylet import setproctitle  # type: ignore[attr-defined]  # compiled, and its types do not name it
 
 from cluster.composition import Blueprint, activities
 from cluster.work import Started
 from ingest.errors import OutOfMemory
-from ingest.model import TITLE_CHARACTERS, ChunkPlan, Inspection, Revision
+from ingest.model import ChunkPlan, Inspection, Revision
 from ingest.settings import INSPECT_START_FACTOR, Settings
 from ingest.stages.marks import Mark
+from ingest.telemetry import get_logger
 
 OCR_ENV = {"env_vars": {"OMP_NUM_THREADS": "1", "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True"}}
 SPREAD: Final = "SPREAD"  # over the nodes in turn; by default what takes no CPU stays on the supervisor's
 RECYCLE_AFTER_PAGES = 500  # what native code leaks goes with its process; loading the models again costs seconds
+log = get_logger()
 
 
 @contextmanager
@@ -44,9 +45,9 @@ def watchdog(seconds: float) -> Iterator[Callable[[float], None]]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def entitle(title: str) -> None:
-    """Show what this process works on, where Ray's dashboard and `ps` list processes, until Ray gives it other work."""
-    setproctitle(f"ray::{title}")
+def say(event: str, document_id: str, **what: int) -> None:
+    """A line in the log of this process, which Ray's dashboard shows beside the task: what it works on."""
+    log.info(event, document_id=document_id, **what)
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def inspect(
     blueprint: Blueprint, revision: Revision, distrusted: frozenset[int]
 ) -> Iterator[Started | int | Inspection]:
     """Route every page, and read the good text layers: the number of each page before it is read, then the outcome."""
-    entitle(f"inspect {revision.title}")
+    say("inspects", revision.document_id, revision=revision.number, epoch=revision.epoch)
     with limits(blueprint.settings, start_factor=INSPECT_START_FACTOR) as wind:
         yield Started.here()
         for step in activities(blueprint).inspect(revision, distrusted):
@@ -95,7 +96,8 @@ def inspect(
 
 def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> Iterator[Started]:
     """OCR one page."""
-    entitle(f"ocr {revision.title} page {page_number}")
+    about = {"revision": revision.number, "epoch": revision.epoch, "page_number": page_number}
+    say("reads a page", revision.document_id, **about)
     activities(blueprint).load_ocr()
     with limits(blueprint.settings):
         yield Started.here()
@@ -105,7 +107,7 @@ def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> Ite
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=SPREAD)
 def cut(blueprint: Blueprint, revision: Revision) -> Iterator[Started | ChunkPlan]:
     """Cut the text into chunks."""
-    entitle(f"cut {revision.title}")
+    say("cuts", revision.document_id, revision=revision.number, epoch=revision.epoch)
     with watchdog(blueprint.settings.stage_timeout_s):
         yield Started.here()
         yield activities(blueprint).cut(revision)
@@ -114,7 +116,7 @@ def cut(blueprint: Blueprint, revision: Revision) -> Iterator[Started | ChunkPla
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=SPREAD)
 def store(blueprint: Blueprint, revision: Revision, batch: int) -> Iterator[Started]:
     """Upsert one batch into both stores."""
-    entitle(f"store {revision.title} batch {batch}")
+    say("stores a batch", revision.document_id, revision=revision.number, epoch=revision.epoch, batch=batch)
     with watchdog(blueprint.settings.stage_timeout_s):
         yield Started.here()
         activities(blueprint).store(revision, batch)
@@ -123,7 +125,7 @@ def store(blueprint: Blueprint, revision: Revision, batch: int) -> Iterator[Star
 @ray.remote(num_cpus=0, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
 def page_image(blueprint: Blueprint, document_id: str, page_number: int) -> Iterator[Started | bytes]:
     """A page of a kept PDF as a PNG."""
-    entitle(f"image {document_id[:TITLE_CHARACTERS]} page {page_number}")
+    say("shows a page", document_id, page_number=page_number)
     with limits(blueprint.settings):
         yield Started.here()
         yield activities(blueprint).page_image(document_id, page_number)
@@ -132,7 +134,7 @@ def page_image(blueprint: Blueprint, document_id: str, page_number: int) -> Iter
 @ray.remote(num_cpus=0, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
 def page_marks(blueprint: Blueprint, document_id: str, page_number: int, text: str) -> Iterator[Started | list[Mark]]:
     """Where on a page of a kept PDF the text lies."""
-    entitle(f"marks {document_id[:TITLE_CHARACTERS]} page {page_number}")
+    say("marks a page", document_id, page_number=page_number)
     with limits(blueprint.settings):
         yield Started.here()
         is_scan = activities(blueprint).is_scan(document_id, page_number)

@@ -153,7 +153,7 @@ class Armed:
 
 
 def _title() -> str:
-    """What Ray has named this process after: `ray::ocr 0123abcd r1 page 7`."""
+    """What Ray has named this process after: `ray::ocr`."""
     return Path("/proc/self/cmdline").read_text(encoding="utf-8", errors="replace")
 
 

@@ -14,7 +14,6 @@ from ingest.errors import Category
 from ingest.turns import Priority
 
 DEFAULT_TENANT = "default"
-TITLE_CHARACTERS = 8  # of a document id
 RELEASED = "released"  # the outcome of an attempt whose supervisor was shut down
 
 
@@ -391,8 +390,3 @@ class Revision:
     missing_pages: tuple[int, ...] = ()  # given up: the revision is made without them
     epoch: int = 0  # of the attempt: rows carry it, so that a late rollback cannot remove a later attempt's
     priority: Priority = Priority.NORMAL
-
-    @property
-    def title(self) -> str:
-        """Short, for process titles and Ray's dashboard."""
-        return f"{self.document_id[:TITLE_CHARACTERS]} r{self.number}"

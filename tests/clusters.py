@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ray
 from ray.util.state import list_tasks
+from ray.util.state.common import TaskState
 
 from cluster.composition import Blueprint, connect
 from ingest.model import Job
@@ -59,8 +60,11 @@ def ray_address() -> str:
     return address
 
 
-def tasks_called(*names: str, at_work: bool = False) -> int:
-    """How many tasks of these names Ray remembers; `at_work`, how many of them have not ended."""
-    tasks = list_tasks(address=ray_address(), limit=10_000, raise_on_missing_output=False)
-    ended = {"FINISHED", "FAILED"}
-    return sum(task.name in names and not (at_work and task.state in ended) for task in tasks)
+def tasks_called(*names: str) -> list[TaskState]:
+    """The tasks of these names that Ray remembers."""
+    return [task for name in names for task in _tasks(name)]
+
+
+def _tasks(name: str) -> list[TaskState]:
+    filters: list[tuple[str, str, str | bool | int | float]] = [("name", "=", name)]
+    return list_tasks(address=ray_address(), filters=filters, limit=10_000, raise_on_missing_output=False)

@@ -26,7 +26,7 @@ def until(holds: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
 
 
 def titled(title: str) -> list[psutil.Process]:
-    """Those of our processes to which Ray has given a title that begins so: `ray::ocr 0123abcd r1 page 7`."""
+    """Those of our processes to which Ray has given a title that begins so: `ray::ocr`."""
     return [process for process in psutil.Process().children(recursive=True) if title_of(process).startswith(title)]
 
 

@@ -58,9 +58,9 @@ IN_PROCESS = {  # whose title Ray has begun so; everywhere else whichever proces
     ("objects.exists", "embedder"): "ray::embed",  # until the call waits for the first time
     ("objects.open", "embedder"): "ray::embed",
     ("objects.put", "embedder"): "ray::EmbedderActor",
-    ("objects.put", "page's worker"): "ray::ocr ",
-    ("objects.put", "chunker"): "ray::cut ",
-    ("objects.get", "writer"): "ray::store ",
+    ("objects.put", "page's worker"): "ray::ocr",
+    ("objects.put", "chunker"): "ray::cut",
+    ("objects.get", "writer"): "ray::store",
 }
 
 

@@ -35,9 +35,9 @@ async def test_a_page_that_is_to_be_alone_has_a_node_to_itself(brisk: Cluster, r
     ]
     alone, beside_others = 0, 0
     while not all(page.done() for page in pages):
-        at_work = await asyncio.to_thread(titled, f"ray::ocr {DOCUMENT[:8]}")
-        titles = {title_of(process).strip() for process in at_work} - {""}
-        if any(title.endswith(f" page {ALONE}") for title in titles):
+        at_work = await asyncio.to_thread(titled, "ray::ocr")
+        titles = [title for process in at_work if (title := title_of(process).strip())]
+        if "ray::ocr alone" in titles:
             alone, beside_others = alone + (len(titles) == 1), beside_others + (len(titles) > 1)
         await asyncio.sleep(0.02)
     await asyncio.gather(*pages)

@@ -51,7 +51,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def in_native_code(job: Job) -> psutil.Process:
     """The worker that reads the job's one page; by now it has its models, and is inside MuPDF."""
-    worker = busy(f"ray::ocr {job.document_id[:8]}")
+    worker = busy("ray::ocr")
     before_s = worker.cpu_times().user
     until(lambda: worker.cpu_times().user - before_s > LOADING_S)
     return worker
@@ -115,7 +115,7 @@ def test_a_cancel_ends_a_page_that_never_returns(cluster: Cluster, stuck: Path) 
     asked_at = time.monotonic()
     cluster.client.cancel(job.job_id)
     assert cluster.client.search("anything", document_ids=[job.document_id]) == []
-    until(lambda: not titled(f"ray::ocr {job.document_id[:8]}"))
+    until(lambda: not titled("ray::ocr"))
     ended = cluster.finish(job.job_id)
     assert time.monotonic() - asked_at < 10 < cluster.settings.page_timeout_s
     assert is_gone(worker)
@@ -154,7 +154,7 @@ def test_a_stuck_page_costs_its_neighbours_nothing_and_the_others_one_slot(
     assert found
     text = " ".join(chunk.text for chunk in cluster.client.chunks(job.document_id))
     assert all(f"Page {number} of" in text for number in range(1, PAGES + 1) if number != STUCK_PAGE)
-    until(lambda: not titled(f"ray::ocr {job.document_id[:8]}"))
+    until(lambda: not titled("ray::ocr"))
 
 
 @contextmanager

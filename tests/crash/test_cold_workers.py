@@ -16,7 +16,7 @@ LOADING_S = 1.0  # of computing: the models take several
 def test_a_cancel_while_models_load_costs_no_other_document(brisk: Cluster, letters: Copy) -> None:
     """Python code that is stopped in the middle of an import cannot import again: such a process serves nobody."""
     job = brisk.submit(letters(0))
-    busy(f"ray::ocr {job.document_id[:8]}", LOADING_S)
+    busy("ray::ocr", LOADING_S)
     brisk.client.cancel(job.job_id)
     assert brisk.finish(job.job_id).state is JobState.CANCELLED
     following = brisk.ingest(letters(1))

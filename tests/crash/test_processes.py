@@ -17,7 +17,7 @@ from tests.pdfs import pdf_of
 
 def test_a_killed_supervisor_is_followed_by_one_that_goes_on(cluster: Cluster, letters: Copy) -> None:
     """The job is claimed again after its lease, from the pages that are committed; none of them is read again."""
-    before = tasks_called("ocr")
+    before = len(tasks_called("ocr"))
     job = cluster.submit(letters(0))
     _wait_for_pages(cluster, job.job_id, 2)
     kill_actor(SUPERVISOR_ACTOR)
@@ -28,7 +28,7 @@ def test_a_killed_supervisor_is_followed_by_one_that_goes_on(cluster: Cluster, l
     assert ended.attempts[1].holder != ended.attempts[0].holder
     committed = ended.attempts[1].units_at_start
     assert committed >= 2
-    in_flight = tasks_called("ocr") - before - len(page_texts("letters"))
+    in_flight = len(tasks_called("ocr")) - before - len(page_texts("letters"))
     assert 0 <= in_flight <= len(page_texts("letters")) - committed
     assert_published_exactly(cluster.stores, ended, keep_source=True)
     assert_invariants(cluster.stores, keep_source=True)
@@ -51,7 +51,7 @@ def test_a_killed_page_worker_costs_no_page(cluster: Cluster, letters: Copy) -> 
     """Its page is read again by another worker; nothing is missing."""
     job = cluster.submit(letters(0))
     _wait_for_pages(cluster, job.job_id, 1)
-    busy(f"ray::ocr {job.document_id[:8]}").kill()
+    busy("ray::ocr").kill()
     ended = cluster.finish(job.job_id)
     assert ended.state is JobState.SUCCEEDED, ended.error
     assert ended.failed_pages == []

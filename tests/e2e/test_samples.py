@@ -21,7 +21,7 @@ QUESTIONS_FOUND_FIRST = 9
 @pytest.fixture(scope="module")
 def ocr_before(cluster: Cluster) -> int:
     """How many pages were given to OCR before the samples."""
-    return tasks_called("ocr")
+    return len(tasks_called("ocr"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_scanned_text_has_at_most_two_percent_wrong_characters(cluster: Cluster,
 def test_only_pages_without_a_good_text_layer_are_ocred(jobs: dict[str, JobView], ocr_before: int) -> None:
     """One Ray task per OCR page: none for born-digital pages, also not in the mixed document."""
     kinds = [kind for name in jobs for kind in find_work(name).kinds]
-    assert tasks_called("ocr") - ocr_before == sum(kind is not PageKind.TEXT for kind in kinds)
+    assert len(tasks_called("ocr")) - ocr_before == sum(kind is not PageKind.TEXT for kind in kinds)
 
 
 def test_questions_in_other_words_find_the_right_page_first(

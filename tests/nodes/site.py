@@ -35,7 +35,7 @@ class Node:
         self._raylet = psutil.Process(raylet.process.pid)
 
     def titles(self) -> set[str]:
-        """What its workers do now: `ray::ocr 0123abcd r1 page 7`."""
+        """What its workers do now: `ray::ocr`."""
         return {title for worker in self.workers() if (title := _title(worker)).startswith("ray::")}
 
     def workers(self, title: str = "ray::") -> list[psutil.Process]:

@@ -50,7 +50,7 @@ def pages_of(s3: S3Server, document_id: str) -> Counter[str]:
 
 def reading(node: Node) -> bool:
     """Whether one of its workers is at a page."""
-    return bool(node.workers("ray::ocr "))
+    return bool(node.workers("ray::ocr"))
 
 
 def test_pages_that_wait_are_demand_that_rays_autoscaler_sees(site: Site, client: Client, scan: Scan) -> None:
@@ -103,7 +103,7 @@ def test_a_node_added_in_mid_job_is_used(site: Site, client: Client, scan: Scan)
     with watched(first, second) as seen:
         ended = site.fanfold.finish(client, job.job_id)
     assert_undisturbed(ended)
-    assert doing(seen, "ray::ocr ") == {first, second}
+    assert doing(seen, "ray::ocr") == {first, second}
     assert_invariants(site.stores)
     site.lose_node(first)
     site.lose_node(second)

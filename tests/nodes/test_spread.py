@@ -33,7 +33,7 @@ def test_a_job_uses_every_node_for_what_it_has(readers_and_gpu: tuple[Site, list
     with Client(site.fanfold.url) as client, watched(site.head, *readers, gpu) as seen:
         ended = site.fanfold.finish(client, client.submit(scan).job_id)
     assert ended.state is JobState.SUCCEEDED, ended.error
-    assert doing(seen, "ray::ocr ") == set(readers)
+    assert doing(seen, "ray::ocr") == set(readers)
     assert doing(seen, "ray::embed") == {gpu}
     assert_invariants(site.stores)
 
