@@ -8,7 +8,6 @@ import faulthandler
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -16,6 +15,7 @@ import ray
 from cluster.composition import Blueprint, activities
 from cluster.work import Started
 from ingest.errors import OutOfMemory
+from ingest.memory import mapped_bytes
 from ingest.model import ChunkPlan, Inspection, Revision
 from ingest.settings import INSPECT_START_FACTOR, Settings
 from ingest.stages.marks import Mark
@@ -45,17 +45,16 @@ def watchdog(seconds: float) -> Iterator[Callable[[float], None]]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def say(event: str, document_id: str, **what: int) -> None:
-    """A line in the log of this process, which Ray's dashboard shows beside the task: what it works on."""
-    log.info(event, document_id=document_id, **what)
+def say(event: str, revision: Revision, **what: int) -> None:
+    """A line in the log of this process, which Ray's dashboard shows beside the task; `activities` sets it up."""
+    log.info(event, document_id=revision.document_id, revision=revision.number, epoch=revision.epoch, **what)
 
 
 @contextmanager
 def memory_limit(extra_bytes: int) -> Iterator[None]:
     """Within the block this process may map so much more memory than it has now. Raises `OutOfMemory` beyond it."""
-    pages_mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages_mapped * resource.getpagesize() + extra_bytes, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (mapped_bytes() + extra_bytes, hard))
     try:
         yield
     except MemoryError as error:
@@ -86,58 +85,63 @@ def inspect(
     blueprint: Blueprint, revision: Revision, distrusted: frozenset[int]
 ) -> Iterator[Started | int | Inspection]:
     """Route every page, and read the good text layers: the number of each page before it is read, then the outcome."""
-    say("inspects", revision.document_id, revision=revision.number, epoch=revision.epoch)
     with limits(blueprint.settings, start_factor=INSPECT_START_FACTOR) as wind:
         yield Started.here()
-        for step in activities(blueprint).inspect(revision, distrusted):
+        work = activities(blueprint)
+        say("inspects", revision)
+        for step in work.inspect(revision, distrusted):
             wind(blueprint.settings.page_timeout_s)
             yield step
 
 
 def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> Iterator[Started]:
     """OCR one page."""
-    about = {"revision": revision.number, "epoch": revision.epoch, "page_number": page_number}
-    say("reads a page", revision.document_id, **about)
-    activities(blueprint).load_ocr()
+    work = activities(blueprint)
+    say("reads a page", revision, page_number=page_number)
+    work.load_ocr()
     with limits(blueprint.settings):
         yield Started.here()
-        activities(blueprint).read_page(revision, page_number)
+        work.read_page(revision, page_number)
 
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=SPREAD)
 def cut(blueprint: Blueprint, revision: Revision) -> Iterator[Started | ChunkPlan]:
     """Cut the text into chunks."""
-    say("cuts", revision.document_id, revision=revision.number, epoch=revision.epoch)
     with watchdog(blueprint.settings.stage_timeout_s):
         yield Started.here()
-        yield activities(blueprint).cut(revision)
+        work = activities(blueprint)
+        say("cuts", revision)
+        yield work.cut(revision)
 
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=SPREAD)
 def store(blueprint: Blueprint, revision: Revision, batch: int) -> Iterator[Started]:
     """Upsert one batch into both stores."""
-    say("stores a batch", revision.document_id, revision=revision.number, epoch=revision.epoch, batch=batch)
     with watchdog(blueprint.settings.stage_timeout_s):
         yield Started.here()
-        activities(blueprint).store(revision, batch)
+        work = activities(blueprint)
+        say("stores a batch", revision, batch=batch)
+        work.store(revision, batch)
 
 
 @ray.remote(num_cpus=0, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
 def page_image(blueprint: Blueprint, document_id: str, page_number: int) -> Iterator[Started | bytes]:
     """A page of a kept PDF as a PNG."""
-    say("shows a page", document_id, page_number=page_number)
     with limits(blueprint.settings):
         yield Started.here()
-        yield activities(blueprint).page_image(document_id, page_number)
+        work = activities(blueprint)
+        log.info("shows a page", document_id=document_id, page_number=page_number)
+        yield work.page_image(document_id, page_number)
 
 
 @ray.remote(num_cpus=0, max_retries=0, max_calls=RECYCLE_AFTER_PAGES, runtime_env=OCR_ENV)
 def page_marks(blueprint: Blueprint, document_id: str, page_number: int, text: str) -> Iterator[Started | list[Mark]]:
     """Where on a page of a kept PDF the text lies."""
-    say("marks a page", document_id, page_number=page_number)
     with limits(blueprint.settings):
         yield Started.here()
-        is_scan = activities(blueprint).is_scan(document_id, page_number)
+        work = activities(blueprint)
+        log.info("marks a page", document_id=document_id, page_number=page_number)
+        is_scan = work.is_scan(document_id, page_number)
     if is_scan:
         activities(blueprint).load_ocr()  # takes seconds, and more memory than a page may
     with limits(blueprint.settings):

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.memory import mapped_bytes
+
 _CPUINFO = Path("/proc/cpuinfo")
 _FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 _WIDTH_STEP = 64  # OpenVINO keeps kernels for each width that it has met: 50 of them, not 3,200
@@ -69,5 +71,4 @@ def _room() -> float:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return float("inf")
-    pages_mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    return limit - pages_mapped * resource.getpagesize()
+    return limit - mapped_bytes()

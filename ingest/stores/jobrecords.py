@@ -62,11 +62,11 @@ def next_attempt(seen: Job, holder: str, epoch: int, now: datetime) -> dict[str,
     not grow for ever.
     """
     units, number = seen.progress.units, len(seen.attempts)
+    attempt = Attempt(number=number + 1, epoch=epoch, holder=holder, started_at=now, units_at_start=units)
     last = seen.attempts[-1] if seen.attempts else None
     if last is not None and number >= MOST_ATTEMPTS and last.units_at_start == units:
-        again = Attempt(number=number, epoch=epoch, holder=holder, started_at=now, units_at_start=units)
-        return {f"attempts.{number - 1}": again.model_copy(update={"worked_s": last.worked_s}).model_dump()}
-    attempt = Attempt(number=number + 1, epoch=epoch, holder=holder, started_at=now, units_at_start=units)
+        again = attempt.model_copy(update={"number": number, "worked_s": last.worked_s})
+        return {f"attempts.{number - 1}": again.model_dump()}
     change: dict[str, Any] = {f"attempts.{number}": attempt.model_dump()}
     if last is not None and last.ended_at is None:
         change[f"attempts.{number - 1}.ended_at"] = seen.updated_at  # its last sign of life

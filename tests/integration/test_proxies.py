@@ -4,9 +4,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ import pytest
 
 from cluster.ports import LOOPBACK, free_port
 from samples import demo
+from tests.http_server import answering
 from tests.unit.test_deploy import instructions
 
 
@@ -38,13 +38,8 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://{LOOPBACK}:{free_port()}")
-    server = HTTPServer((LOOPBACK, 0), Answers)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Answers) as port:
+        yield port
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])

@@ -2,9 +2,8 @@
 
 import ssl
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from ingest.settings import Settings
 from serve import examples
 from serve.client import Client, ServiceError
 from serve.schemas import ServiceView
+from tests.http_server import answering
 
 SERVICE = ServiceView.model_validate(examples.SERVICE).model_dump_json().encode()
 
@@ -37,13 +37,8 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def port() -> Iterator[int]:
     """Where somebody answers."""
-    server = HTTPServer((LOOPBACK, 0), Answers)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Answers) as port:
+        yield port
 
 
 def test_what_goes_to_this_machine_passes_no_proxy(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,18 +81,11 @@ def test_a_certificate_that_is_not_trusted_is_not_a_service_that_is_not_there(tm
     subprocess.run([*made, "-keyout", files[0], "-out", files[1]], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files[1], files[0])
-    server = HTTPServer((LOOPBACK, 0), Answers)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        client = Client(f"https://{LOOPBACK}:{server.server_port}", retry_for_s=0)
+    with answering(Answers, context) as port:
+        client = Client(f"https://{LOOPBACK}:{port}", retry_for_s=0)
         with client, pytest.raises(ServiceError, match="SSL_CERT_FILE") as refused:
             client.service()
-        assert "fanfold up" not in str(refused.value)
-    finally:
-        server.shutdown()
-        server.server_close()
+    assert "fanfold up" not in str(refused.value)
 
 
 def test_without_a_service_nothing_was_refused() -> None:

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import StringIO
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from ingest.model import Failure, JobState
 from serve import examples
 from serve.schemas import JobPage, JobView, ProgressView
 from serve.search_schemas import SearchResponse
+from tests.http_server import answering
 
 REASON = "The PDF is protected by a password. Save a copy without one, and send that."
 NAME = "[bold]:smile: of a very long name that fits nowhere.pdf"
@@ -162,13 +162,8 @@ def url() -> Iterator[str]:
         def log_message(self, *_arguments: object) -> None:
             """Nothing."""
 
-    server = HTTPServer((LOOPBACK, 0), Answers)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://{LOOPBACK}:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Answers) as port:
+        yield f"http://{LOOPBACK}:{port}"
 
 
 def test_what_a_pipe_gets_is_whole(url: str) -> None:
