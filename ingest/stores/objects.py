@@ -28,6 +28,7 @@ ABANDONED_S = 24 * 60 * 60.0  # a file in the staging directory that nothing was
 READ_AHEAD_BYTES = 64 * 1024  # beyond each range that is asked for
 S3_CONNECT_S, S3_READ_S = 5, 15
 S3_TRIES = 2  # of a call, which is then given up: whoever waits for a page's worker would blame the page for the rest
+S3_SLOWEST_BYTES_S = 256 * 1024  # below it, what is sent is taken to be read by nobody
 
 
 class ObjectStore(Protocol):
@@ -265,12 +266,14 @@ class S3Store:
     @fault_point("objects.put")
     def put(self, key: str, data: bytes) -> bool:
         """See `ObjectStore.put`."""
-        return self._create(key, self._fs._pipe_file(self._path(key), data, mode="create"))  # noqa: SLF001  # see there
+        put = self._fs._pipe_file(self._path(key), data, mode="create")  # noqa: SLF001  # see `_create`
+        return self._create(key, put, len(data))
 
     @fault_point("objects.put_file")
     def put_file(self, key: str, path: Path) -> bool:
         """See `ObjectStore.put_file`."""
-        return self._create(key, self._fs._put_file(str(path), self._path(key), mode="create"))  # noqa: SLF001
+        put = self._fs._put_file(str(path), self._path(key), mode="create")  # noqa: SLF001  # see `_create`
+        return self._create(key, put, path.stat().st_size)
 
     @fault_point("objects.get")
     def get(self, key: str) -> bytes:
@@ -323,13 +326,17 @@ class S3Store:
         except ObjectMissing as error:
             raise StoreUnavailable(f"The bucket {bucket} does not exist.") from error
 
-    def _create(self, key: str, put: Coroutine[Any, Any, object]) -> bool:
+    def _create(self, key: str, put: Coroutine[Any, Any, object], size_bytes: int) -> bool:
         """Bring the put to its end, also where the caller is interrupted: s3fs's own wrapper leaves it to itself.
 
         It would land after the interrupted work has been said to be gone, and nobody would know of the object.
+
+        The end comes by a deadline. aiohttp's `sock_read` runs neither while it waits for the `100 Continue` that
+        botocore asks for, nor while it sends, and a second `100 Continue` stops it: it would wait for ever.
         """
+        patience = S3_TRIES * S3_READ_S + size_bytes / S3_SLOWEST_BYTES_S
         with _s3_errors(key):
-            future = asyncio.run_coroutine_threadsafe(put, self._fs.loop)
+            future = asyncio.run_coroutine_threadsafe(_within(patience, put), self._fs.loop)
             try:
                 future.result()
             except FileExistsError:
@@ -340,6 +347,11 @@ class S3Store:
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
+
+
+async def _within(seconds: float, call: Coroutine[Any, Any, object]) -> None:
+    async with asyncio.timeout(seconds):
+        await call
 
 
 @contextmanager

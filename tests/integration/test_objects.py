@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from cluster.ports import LOOPBACK
 from ingest.errors import ConfigurationError, ObjectMissing, StoreRefused, StoreUnavailable
 from ingest.stores import objects
 from ingest.stores.objects import (
@@ -35,6 +37,7 @@ BUCKET = "fanfold-test"
 KEY = "checkpoints/d/f/pages/000001.parquet"
 LARGE = bytes(range(256)) * (12 * 1024**2 // 256)
 THREADS = 8
+SILENCE_S = 1.0  # after which a store is given up here
 
 
 @pytest.fixture(scope="module")
@@ -316,19 +319,40 @@ def test_an_s3_server_that_says_nothing_costs_a_call_only_its_own_patience(
     monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """A page's limit of time is not used up by it: who waits for the end of an outage is the job, not its worker."""
-    monkeypatch.setattr(objects, "S3_READ_S", 0.3)
-    with monkeypatch.context() as environment, S3Server() as server:
-        for name, value in CREDENTIALS.items():
-            environment.setenv(name, value)
-        store = open_object_store(f"s3://{server.bucket()}", s3_endpoint_url=server.url)
-        assert store.put(KEY, b"page")
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with S3Server() as server:
+        with monkeypatch.context() as opening:
+            opening.setattr(objects, "S3_READ_S", SILENCE_S)
+            store = open_object_store(f"s3://{server.bucket()}", s3_endpoint_url=server.url)
+        assert store.put(KEY, b"page")  # with the patience of everyday: it loads botocore
+        monkeypatch.setattr(objects, "S3_READ_S", SILENCE_S)
         server.freeze()
         asked_at = time.monotonic()
         with pytest.raises(StoreUnavailable, match="does not answer"):
             store.put("k", b"") if call == "put" else getattr(store, call)(KEY)
-        assert time.monotonic() - asked_at < S3_TRIES * 0.3 + 3
+        assert time.monotonic() - asked_at < S3_TRIES * SILENCE_S + 3
         server.thaw()
         assert store.get(KEY) == b"page"
+
+
+@pytest.mark.parametrize("call", ["put", "put_file"])
+@pytest.mark.parametrize("data", [b"", LARGE], ids=["empty", "12 MB"])
+def test_a_server_that_reads_nothing_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str, data: bytes
+) -> None:
+    """A frozen one: its kernel takes the connection and what fits into it, and no `100 Continue` comes."""
+    monkeypatch.setattr(objects, "S3_READ_S", SILENCE_S)
+    monkeypatch.setattr(objects, "S3_SLOWEST_BYTES_S", 12 * 1024**2)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "upload").write_bytes(data)
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        store = open_object_store("s3://bucket", s3_endpoint_url=f"http://{LOOPBACK}:{listener.getsockname()[1]}")
+        asked_at = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            store.put(KEY, data) if call == "put" else store.put_file(KEY, tmp_path / "upload")
+        assert time.monotonic() - asked_at < S3_TRIES * SILENCE_S + 1 + 3
 
 
 def test_prefixes_of_one_bucket_are_stores_of_their_own(s3_endpoint: str) -> None:
