@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from ingest import ids, reconcile
 from ingest.collection import kept_objects
-from ingest.model import RELEASED, Document, Job, JobState, Keeping
+from ingest.model import RELEASED, Document, Job, JobState, Keeping, Revision
 from ingest.stores import Stores
 from serve.schemas import JobView
 
@@ -157,6 +157,7 @@ def _assert_document(stores: Stores, document: Document, jobs: list[Job], *, kee
         assert not stores.objects.exists(ids.source_key(document.document_id))
         return
     assert shown is None or shown in published, f"revision {shown} is shown, and no job says it succeeded"
+    _assert_one_attempt_wrote_it(stores, document, jobs)
     if latest is not None and latest.state.published:
         assert shown == latest.revision, f"succeeded, and not shown: {latest}"
         assert latest.keeping == Keeping(source=keep_source), f"fsck would judge by something else: {latest}"
@@ -164,6 +165,19 @@ def _assert_document(stores: Stores, document: Document, jobs: list[Job], *, kee
     kept = kept_objects(latest, document, Keeping(source=keep_source), for_retry=for_retry)
     if kept.source:
         assert stores.objects.exists(ids.source_key(document.document_id)), f"the PDF is not kept: {latest}"
+
+
+def _assert_one_attempt_wrote_it(stores: Stores, document: Document, jobs: list[Job]) -> None:
+    """All rows that readers see are of one attempt at that revision: what earlier ones left has been written again."""
+    chunks = stores.catalog.chunks(document, limit=max(1, document.chunk_count))
+    if not chunks:
+        return
+    [job] = [job for job in jobs if job.revision == document.published_revision]
+    epoch = chunks[0].epoch
+    assert {chunk.epoch for chunk in chunks} == {epoch}, f"rows of several attempts: {job}"
+    assert epoch in {attempt.epoch for attempt in job.attempts}, f"epoch {epoch} is no attempt's: {job}"
+    attempt = Revision(job.tenant, job.document_id, job.revision, job.pipeline, epoch=epoch)
+    assert not stores.vectors.has_later(attempt), f"points of a later attempt than {epoch}: {job}"
 
 
 def _rows(stores: Stores) -> Iterator[tuple[str | None, int | None]]:

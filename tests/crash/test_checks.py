@@ -58,6 +58,16 @@ def leave_a_checkpoint(stores: Stores, _database: DatabaseOf, job: Job) -> None:
     stores.objects.put(ids.chunks_key(job.document_id, "e" * 16), b"PAR1")
 
 
+def rewrite_a_chunk(_stores: Stores, database: DatabaseOf, job: Job) -> None:
+    """One chunk is another attempt's than the rest."""
+    database["chunks"].update_one({"document_id": job.document_id}, {"$set": {"epoch": 0}})
+
+
+def rewrite_the_points(stores: Stores, _database: DatabaseOf, job: Job) -> None:
+    """The points are a later attempt's than the chunks."""
+    stores.vectors.upsert(a_revision(job.document_id, job.revision, epoch=2), some_chunks(4), axis_vectors(4))
+
+
 def delete_and_write_late(stores: Stores, database: DatabaseOf, job: Job) -> None:
     """A deleted document has points again, and nobody has swept them yet: fsck would leave that to the sweep."""
     delete(stores, TENANT, job.document_id)
@@ -94,6 +104,8 @@ def test_what_ended_well_or_badly_is_as_it_must_be(stores: Stores, published: Jo
         pytest.param(hide, id="succeeded and not shown"),
         pytest.param(write_late, id="a late row"),
         pytest.param(leave_a_checkpoint, id="an orphan object"),
+        pytest.param(rewrite_a_chunk, id="a chunk of another attempt"),
+        pytest.param(rewrite_the_points, id="points of a later attempt"),
         pytest.param(delete_and_write_late, id="rows of a deleted document"),
     ],
 )

@@ -16,6 +16,7 @@ from ingest.faults import Fault
 from ingest.model import JobState
 from serve.client import ServiceError
 from serve.schemas import JobView
+from serve.search_schemas import SearchMode
 from tests.checks import assert_nothing_left, assert_published_exactly, chunk_texts
 from tests.crash.faulty import FaultyCluster
 from tests.crash.outcomes import Outcomes
@@ -31,6 +32,7 @@ STORED_FOR_A_WHILE = [
     {"point": "catalog.chunk_ids", "fault": Fault.DELAY},
     {"point": "jobs.decide_publish", "fault": Fault.DELAY},
 ]
+SAME_VECTOR = 0.999  # cosine of a text's vector with itself, made in a batch or alone
 NOT_HEARD = {"jobs.postpone_notice": [500]}  # what the webhook answers first
 
 
@@ -201,8 +203,18 @@ def _assert_published(faulty: FaultyCluster, job: JobView, undisturbed: list[str
     assert sorted(hit.chunk_id for hit in hits) == sorted(manifest)
     assert unsaid == []
     assert [chunk.text for chunk in chunks] == undisturbed
+    for chunk_id, text in zip(manifest, undisturbed, strict=True):
+        _assert_found_by_its_own_words(faulty, job.document_id, chunk_id, text)
     assert job.job_id in {one.job_id for one in listed}
     assert job.document_id in {one.document_id for one in newest}
+
+
+def _assert_found_by_its_own_words(faulty: FaultyCluster, document_id: str, chunk_id: str, text: str) -> None:
+    """The point of this chunk has the vector of this text, and not another's."""
+    asked = partial(faulty.client.search, text, limit=1, mode=SearchMode.DENSE, document_ids=[document_id])
+    [best] = faulty.ask(asked)
+    assert best.chunk_id == chunk_id
+    assert best.score > SAME_VECTOR, f"another vector than its text's: {best}"
 
 
 def _assert_partial(faulty: FaultyCluster, job: JobView, undisturbed: list[str]) -> None:
