@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = Field(None, description="S3 server other than AWS.")
 
     http_host: str = Field("127.0.0.1", description="Address to listen on.")
-    http_port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP interface.")
+    http_port: int = Field(8000, ge=1, le=LAST_PORT, description="Port of the HTTP interface.")
     url: str | None = Field(
         None,
         description="Where the commands find the service, e.g. behind a TLS proxy; by default "
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         None, description="Ray cluster to join; 'local' starts one; unset joins a running one or starts one."
     )
-    dashboard_port: int = Field(8265, ge=1, le=65535, description="Port of Ray's dashboard when Fanfold starts Ray.")
+    dashboard_port: int = Field(8265, ge=1, le=LAST_PORT, description="Port of Ray's dashboard when Fanfold starts Ray.")
     num_cpus: int | None = Field(None, ge=1, description="CPUs to offer when Fanfold starts Ray; default all.")
 
     max_upload_bytes: int = Field(
