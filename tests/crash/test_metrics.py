@@ -1,5 +1,6 @@
 """What goes wrong is counted: the metrics that the alerts ask for are exported once it has happened."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from cluster import metrics
 from ingest.faults import Fault
 from ingest.model import JobState
 from tests.crash.conftest import Copy
-from tests.crash.faulty import FaultyCluster
+from tests.crash.faulty import FaultyCluster, running_faulty
 from tests.crash.processes import until
 from tests.crash.ways import STORED_FOR_A_WHILE
 from tests.e2e.test_metrics_export import EXPORT_S, missing, scraped
@@ -16,6 +17,13 @@ from tests.pdfs import SCAN, pdf_of
 
 FOR_LONG = 200  # calls: more than a lease lasts
 PAGES = 30  # read for longer than a lease lasts
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyCluster]:
+    """One of its own, in which nothing has gone wrong, and which is gone when others start theirs."""
+    with running_faulty(tmp_path_factory.mktemp("faulty")) as cluster:
+        yield cluster
 
 
 def is_exported(metric: metrics.Metric) -> bool:
