@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import ray
+import structlog
 
 from cluster.composition import Blueprint, activities
 from cluster.work import Started
 from ingest.errors import OutOfMemory
 from ingest.memory import mapped_bytes
-from ingest.model import ChunkPlan, Inspection, Revision
+from ingest.model import ChunkPlan, Inspection, Revision, Stage
 from ingest.settings import INSPECT_START_FACTOR, Settings
 from ingest.stages.marks import Mark
 from ingest.telemetry import get_logger
@@ -45,9 +46,28 @@ def watchdog(seconds: float) -> Iterator[Callable[[float], None]]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def say(event: str, revision: Revision, **what: int) -> None:
-    """A line in the log of this process, which Ray's dashboard shows beside the task; `activities` sets it up."""
-    log.info(event, document_id=revision.document_id, revision=revision.number, epoch=revision.epoch, **what)
+def say(event: str, **what: str | int) -> None:
+    """A line in the log of this process, which Ray's dashboard shows beside the task; `activities` sets it up.
+
+    What it tells of is in every other line that the process writes, until it says what it does next.
+    """
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**what)
+    log.info(event)
+
+
+def say_at(event: str, revision: Revision, stage: Stage, **what: int) -> None:
+    """The same of work on a revision: whose it is, under the names that the supervisor's lines have."""
+    say(
+        event,
+        job_id=revision.job_id,
+        document_id=revision.document_id,
+        attempt=revision.attempt,
+        revision=revision.number,
+        epoch=revision.epoch,
+        stage=stage,
+        **what,
+    )
 
 
 @contextmanager
@@ -88,7 +108,7 @@ def inspect(
     with limits(blueprint.settings, start_factor=INSPECT_START_FACTOR) as wind:
         yield Started.here()
         work = activities(blueprint)
-        say("inspects", revision)
+        say_at("inspects", revision, Stage.EXTRACT)
         for step in work.inspect(revision, distrusted):
             wind(blueprint.settings.page_timeout_s)
             yield step
@@ -97,7 +117,7 @@ def inspect(
 def read_page(blueprint: Blueprint, revision: Revision, page_number: int) -> Iterator[Started]:
     """OCR one page."""
     work = activities(blueprint)
-    say("reads a page", revision, page_number=page_number)
+    say_at("reads a page", revision, Stage.EXTRACT, page_number=page_number)
     work.load_ocr()
     with limits(blueprint.settings):
         yield Started.here()
@@ -110,7 +130,7 @@ def cut(blueprint: Blueprint, revision: Revision) -> Iterator[Started | ChunkPla
     with watchdog(blueprint.settings.stage_timeout_s):
         yield Started.here()
         work = activities(blueprint)
-        say("cuts", revision)
+        say_at("cuts", revision, Stage.EMBED)
         yield work.cut(revision)
 
 
@@ -120,7 +140,7 @@ def store(blueprint: Blueprint, revision: Revision, batch: int) -> Iterator[Star
     with watchdog(blueprint.settings.stage_timeout_s):
         yield Started.here()
         work = activities(blueprint)
-        say("stores a batch", revision, batch=batch)
+        say_at("stores a batch", revision, Stage.STORE, batch=batch)
         work.store(revision, batch)
 
 
@@ -130,7 +150,7 @@ def page_image(blueprint: Blueprint, document_id: str, page_number: int) -> Iter
     with limits(blueprint.settings):
         yield Started.here()
         work = activities(blueprint)
-        log.info("shows a page", document_id=document_id, page_number=page_number)
+        say("shows a page", document_id=document_id, page_number=page_number)
         yield work.page_image(document_id, page_number)
 
 
@@ -140,7 +160,7 @@ def page_marks(blueprint: Blueprint, document_id: str, page_number: int, text: s
     with limits(blueprint.settings):
         yield Started.here()
         work = activities(blueprint)
-        log.info("marks a page", document_id=document_id, page_number=page_number)
+        say("marks a page", document_id=document_id, page_number=page_number)
         is_scan = work.is_scan(document_id, page_number)
     if is_scan:
         activities(blueprint).load_ocr()  # takes seconds, and more memory than a page may

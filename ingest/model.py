@@ -390,3 +390,5 @@ class Revision:
     missing_pages: tuple[int, ...] = ()  # given up: the revision is made without them
     epoch: int = 0  # of the attempt: rows carry it, so that a late rollback cannot remove a later attempt's
     priority: Priority = Priority.NORMAL
+    job_id: str = ""  # this and the next are for logs
+    attempt: int = 0

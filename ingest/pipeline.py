@@ -356,7 +356,17 @@ class Pipeline:
     def _revision(self) -> Revision:
         job = self._tenure.job
         missing = tuple(page.page_number for page in job.failed_pages)
-        return Revision(job.tenant, job.document_id, job.revision, job.pipeline, missing, job.lease.epoch, job.priority)
+        return Revision(
+            tenant=job.tenant,
+            document_id=job.document_id,
+            number=job.revision,
+            pipeline=job.pipeline,
+            missing_pages=missing,
+            epoch=job.lease.epoch,
+            priority=job.priority,
+            job_id=job.job_id,
+            attempt=len(job.attempts),
+        )
 
     @property
     def _checkpoints(self) -> Checkpoints:

@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         None, description="Ray cluster to join; 'local' starts one; unset joins a running one or starts one."
     )
-    dashboard_port: int = Field(8265, ge=1, le=LAST_PORT, description="Port of Ray's dashboard when Fanfold starts Ray.")
+    dashboard_port: int = Field(
+        8265, ge=1, le=LAST_PORT, description="Port of Ray's dashboard when Fanfold starts Ray."
+    )
     num_cpus: int | None = Field(None, ge=1, description="CPUs to offer when Fanfold starts Ray; default all.")
 
     max_upload_bytes: int = Field(

@@ -1,5 +1,6 @@
 """Ray's dashboard: what it knows of a task."""
 
+import json
 from pathlib import Path
 
 from ray.util.state import get_log
@@ -20,5 +21,6 @@ def test_a_tasks_log_tells_which_page_of_which_document_it_read(cluster: Cluster
     until(lambda: len(tasks_called("ocr")) > len(before))
     [task] = [task for task in tasks_called("ocr") if task.task_id not in before]
     log = "".join(get_log(address=ray_address(), task_id=task.task_id, suffix="err"))
-    assert job.document_id in log
-    assert '"page_number": 2' in log
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    [said] = [line for line in lines if line["event"] == "reads a page" and line["document_id"] == job.document_id]
+    assert said.items() >= {"job_id": job.job_id, "attempt": 1, "stage": "extract", "page_number": 2}.items()
