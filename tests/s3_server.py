@@ -8,11 +8,25 @@ from typing import Any, Self
 
 import fsspec
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from cluster.ports import LOOPBACK
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+class _Handler(WSGIRequestHandler):
+    """Says nothing while the server is frozen, not even `100 Continue`; a put that came then is not taken any more."""
+
+    goes_on: threading.Event  # the server's
+
+    def handle_expect_100(self) -> bool:
+        """See `http.server`. Its client has given up, or tries again when it is hung up on."""
+        if self.goes_on.is_set():
+            return super().handle_expect_100()
+        self.goes_on.wait()
+        self.close_connection = True
+        return False
 
 
 class S3Server:
@@ -39,7 +53,8 @@ class S3Server:
 
     def start(self) -> Self:
         """Listen."""
-        self._server = make_server(LOOPBACK, self._port, self._answer, threaded=True)
+        handler = type("Handler", (_Handler,), {"goes_on": self._goes_on})
+        self._server = make_server(LOOPBACK, self._port, self._answer, threaded=True, request_handler=handler)
         self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="s3-server")
         self._thread.start()
