@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pymupdf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -30,14 +28,13 @@ from ingest.settings import Settings
 from ingest.stores import Stores
 from samples.build import build
 from serve.client import Client, ServiceError
-from tests.pdfs import SCAN, endless_page, pdf_of
+from tests.pdfs import SCAN, endless_page, pdf_of, repeated
 
 CANCELS, STUCK_CANCELS = 50, 5
 PAGES = 60
 LOOK_S = 0.02
 WORK = tuple(f"ray::{kind}" for kind in ("inspect", "ocr", "cut", "store", "embed"))
 STUCK_AFTER_S = 5.0  # by then the worker has its models, and is in the page
-_mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +136,7 @@ def _bench(home: Path) -> Iterator[Bench]:
 def scans(directory: Path) -> Iterator[Path]:
     """Documents of scanned pages, one after the other, all with the same pages and none with the same bytes."""
     build(directory / "samples")
-    letters, scan = _mupdf.open(directory / "samples" / "letters.pdf"), _mupdf.open()
-    while len(scan) < PAGES:
-        scan.insert_pdf(letters, to_page=min(len(letters), PAGES - len(scan)) - 1)
-    data = scan.tobytes()
+    data = repeated((directory / "samples" / "letters.pdf").read_bytes(), PAGES)
     path = directory / "scan.pdf"
     number = 0
     while True:

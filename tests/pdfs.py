@@ -40,6 +40,15 @@ def pdf_without_pages() -> bytes:
     )
 
 
+def repeated(pdf: bytes, pages: int) -> bytes:
+    """So many pages: those of the PDF, again and again."""
+    one, long = _mupdf.open(stream=pdf, filetype="pdf"), _mupdf.open()
+    for number in range(pages):
+        long.insert_pdf(one, from_page=number % len(one), to_page=number % len(one))
+    data: bytes = long.tobytes()
+    return data
+
+
 def with_damaged_page(pdf: bytes, page_number: int) -> bytes:
     """The PDF with nothing where that page should be."""
     document = _mupdf.open(stream=pdf, filetype="pdf")

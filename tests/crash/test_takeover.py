@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pymupdf
 import pytest
 
 from cluster.embedded import NAMESPACE
@@ -18,8 +17,8 @@ from tests.clusters import Cluster
 from tests.crash.conftest import Copy
 from tests.crash.machine import Machine
 from tests.crash.processes import actor_pid, until
+from tests.pdfs import repeated
 
-_mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
 SCAN_PAGES = 56  # of the sample, again and again: they take longer than half of a book's chunks
 
 
@@ -33,12 +32,10 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 @pytest.fixture
 def scans(sample_pdfs: Path, tmp_path: Path) -> list[Path]:
     """Two long scans with the same text."""
-    letters, long, paths = _mupdf.open(sample_pdfs / "letters.pdf"), _mupdf.open(), []
-    for number in range(SCAN_PAGES):
-        long.insert_pdf(letters, from_page=number % len(letters), to_page=number % len(letters))
-    for name in ("scan", "copy"):
-        paths.append(tmp_path / f"{name}.pdf")
-        paths[-1].write_bytes(long.tobytes() + f"\n% {name}\n".encode())
+    long = repeated((sample_pdfs / "letters.pdf").read_bytes(), SCAN_PAGES)
+    paths = [tmp_path / "scan.pdf", tmp_path / "copy.pdf"]
+    for path in paths:
+        path.write_bytes(long + f"\n% {path.name}\n".encode())
     return paths
 
 

@@ -5,17 +5,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import pymupdf
 import pytest
 
 from cluster.embedded import EmbeddedMongoDB
 from tests.integration.qdrant_server import QdrantServer
 from tests.nodes.site import Site
+from tests.pdfs import repeated
 from tests.s3_server import CREDENTIALS, S3Server
 
-_mupdf: Any = pymupdf  # PyMuPDF's own annotations cover a part of it
 BRISK = {"FANFOLD_OCR_MODEL": "PP-OCRv6_tiny", "FANFOLD_LEASE_TTL_S": "6", "FANFOLD_RETRY_DELAY_S": "0.2"}
 MakeSite = Callable[..., Site]
 Scan = Callable[[int], Path]
@@ -50,14 +48,11 @@ def s3() -> Iterator[S3Server]:
 @pytest.fixture
 def scan(sample_pdfs: Path, tmp_path: Path) -> Scan:
     """Scans of so many pages, each a document of its own."""
-    letters, numbers = _mupdf.open(sample_pdfs / "letters.pdf"), count()
+    letters, numbers = (sample_pdfs / "letters.pdf").read_bytes(), count()
 
     def make(pages: int) -> Path:
-        document = _mupdf.open()
-        for number in range(pages):
-            document.insert_pdf(letters, from_page=number % len(letters), to_page=number % len(letters))
         path = tmp_path / f"scan-{next(numbers)}.pdf"
-        path.write_bytes(document.tobytes() + f"\n% {path}\n".encode())
+        path.write_bytes(repeated(letters, pages) + f"\n% {path}\n".encode())
         return path
 
     return make
