@@ -17,6 +17,7 @@ from ingest.stores.jobs import JobStore
 from ingest.stores.roster import Order, Roster, Standing
 
 POLL_S = 0.5
+PRESENCE_S = 3.0  # in which whoever works on the queue reports: `Duty` does so every second
 MOST_COUNTED = 1_000_000
 GIVE_BACK_TIMEOUT_S = 60.0  # a job is given back when its work has been stopped: seconds, if it listens to nothing
 
@@ -47,10 +48,15 @@ def _instance(settings: Settings) -> Addresses | None:
 
 
 def _at_work(roster: Roster) -> list[str]:
-    """The Ray clusters that work on this queue. Raises `ConfigurationError` where none does."""
-    clusters = sorted({peer.cluster for peer in roster.present()})
-    if not clusters:
-        raise ConfigurationError("No supervisor works on this queue: nothing runs, and it is safe to stop.")
+    """The Ray clusters that work on this queue. Raises `ConfigurationError` where none says so for some seconds.
+
+    Those that have just not been able to report, because MongoDB was away, report within a second.
+    """
+    give_up_at = time.monotonic() + PRESENCE_S
+    while not (clusters := sorted({peer.cluster for peer in roster.present()})):
+        if time.monotonic() >= give_up_at:
+            raise ConfigurationError("No supervisor works on this queue: nothing runs, and it is safe to stop.")
+        time.sleep(POLL_S)
     return clusters
 
 

@@ -19,11 +19,12 @@ import ray
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from qdrant_client import QdrantClient
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from cluster.ports import free_port
 from ingest.errors import ConfigurationError, StoreUnavailable
 from ingest.stores.vectors import QDRANT_METHODS
+from ingest.telemetry import get_logger
 
 NAMESPACE = "fanfold"
 QDRANT_ACTOR = "qdrant"
@@ -31,8 +32,11 @@ EMBEDDED_QDRANT_URL = f"ray-actor://{QDRANT_ACTOR}"
 MONGODB_START_TIMEOUT_S = 30.0
 MONGODB_STOP_TIMEOUT_S = 20.0
 MONGODB_CACHE = "256M"
+QDRANT_START_TIMEOUT_S = 600.0  # it reads all of its points
 QDRANT_CALL_TIMEOUT_S = 120.0
+QDRANT_STOP_TIMEOUT_S = 60.0  # what was written is on the disk already
 PR_SET_PDEATHSIG = 1  # prctl(2)
+log = get_logger()
 
 
 class EmbeddedMongoDB:
@@ -140,7 +144,10 @@ def start_embedded_qdrant(storage: Path) -> None:
     handle = actor.options(name=QDRANT_ACTOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True).remote(
         str(storage)
     )
-    ray.get(handle.call.remote("get_collections", (), {}))
+    try:
+        ray.get(handle.call.remote("get_collections", (), {}), timeout=QDRANT_START_TIMEOUT_S)
+    except GetTimeoutError as error:
+        raise StoreUnavailable("The embedded Qdrant does not start.") from error
 
 
 def stop_embedded_qdrant() -> None:
@@ -149,7 +156,10 @@ def stop_embedded_qdrant() -> None:
         handle = ray.get_actor(QDRANT_ACTOR, namespace=NAMESPACE)
     except ValueError:
         return
-    ray.get(handle.close.remote())
+    try:
+        ray.get(handle.close.remote(), timeout=QDRANT_STOP_TIMEOUT_S)
+    except RayError as error:
+        log.warning("the embedded Qdrant did not close by itself", error=type(error).__name__)
     ray.kill(handle)
 
 

@@ -16,6 +16,7 @@ from ingest.telemetry import configure_logging, get_logger
 KEEPER = "keeper"
 INTERVAL_S = 0.5
 STOP_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 120.0
 log = get_logger()
 
 
@@ -42,7 +43,12 @@ class KeeperActor:
                 missing = [number for number, name in enumerate(self._names) if actor_named(name) is None]
                 if missing:
                     log.error("supervisors have died and are started again", count=len(missing))
-                    ray.get(_call.remote(self._start, missing))
+                    starting = _call.remote(self._start, missing)
+                    try:
+                        ray.get(starting, timeout=START_TIMEOUT_S)
+                    except ray.exceptions.GetTimeoutError:
+                        ray.cancel(starting, force=True)
+                        raise
             except (ray.exceptions.RayError, ValueError) as error:  # the second: a name is not free yet
                 log.warning("supervisors cannot be started", error=type(error).__name__)
 

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cluster.outcome import Outcome
 from ingest.errors import ConfigurationError
 from ingest.references import SCHEME
+from ingest.stores.objects import end_put, s3_files
 
 ROW_GROUP = 10_000
 SCHEMA = pa.schema(
@@ -171,7 +171,7 @@ class _Directory:
 
 class _Bucket:
     def __init__(self, url: str, endpoint_url: str | None) -> None:
-        self._files: Any = s3fs.S3FileSystem(endpoint_url=endpoint_url)
+        self._files = s3_files(endpoint_url)
         self._path = url.removeprefix(SCHEME)
         self.staged = Path(tempfile.gettempdir()) / f"fanfold-report-{uuid.uuid4().hex}{Path(self._path).suffix}"
         bucket = self._path.partition("/")[0]
@@ -181,7 +181,8 @@ class _Bucket:
             raise ConfigurationError(f"The report cannot be written to the bucket {bucket}: {error}") from error
 
     def put(self) -> None:
-        self._files.put_file(str(self.staged), self._path)
+        put = self._files._put_file(str(self.staged), self._path)  # noqa: SLF001  # see `end_put`
+        end_put(self._files, put, self.staged.stat().st_size)
         self.staged.unlink()
 
 

@@ -48,6 +48,7 @@ CLASS = "SupervisorActor"
 SUPERVISOR = "supervisor"  # what the names of the actors begin with
 ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}  # of Ray jobs
 MOST_JOBS = 10_000  # that Ray's state API lists
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 5.0
 SPARE_THREADS = 32  # beside one for each job: calls that a silent store blocks must not stop those to the others
@@ -308,7 +309,11 @@ def start_supervisors(blueprint: Blueprint) -> None:
         partial(_start, blueprint),
         log_level=blueprint.settings.log_level,
     )
-    if not all(ray.get([handle.ping.remote() for handle in handles])):
+    try:
+        start = all(ray.get([handle.ping.remote() for handle in handles], timeout=START_TIMEOUT_S))
+    except ray.exceptions.GetTimeoutError:
+        start = False
+    if not start:
         raise ConfigurationError("A supervisor does not start. Its log is in Ray's dashboard.")
 
 

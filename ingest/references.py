@@ -2,16 +2,15 @@
 
 import errno
 import hashlib
-import threading
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import s3fs
+from anyio import CapacityLimiter
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ingest.errors import FileTooLarge, NotFound, ReferenceNotAllowed, StoreUnavailable
 from ingest.faults import fault_point
+from ingest.stores.objects import s3_files
 from ingest.submission import Upload
 
 SCHEME = "s3://"
@@ -24,14 +23,15 @@ TENANT = "{tenant}"
 class References:
     """Reads `s3://bucket/key`, below one of `allowed` (prefixes, `{tenant}` in them is the caller's) and nowhere else.
 
-    Credentials are those of this process's environment, as s3fs finds them. A few are read at a time, and the others
-    wait: a reference is a small request for a large file.
+    Credentials are those of this process's environment, as s3fs finds them. A few are read at a time, in threads of
+    their own: a reference is a small request for a large file, and those that wait for a bucket keep nobody else from
+    the threads that serve everything.
     """
 
     def __init__(self, allowed: Iterable[str], *, s3_endpoint_url: str | None = None) -> None:
         self._allowed = tuple(allowed)
-        self._endpoint_url = s3_endpoint_url
-        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._files = s3_files(s3_endpoint_url)
+        self.places = CapacityLimiter(AT_ONCE)
 
     def check(self, tenant: str, url: str) -> None:
         """Raise `ReferenceNotAllowed` unless the tenant may refer to this address."""
@@ -47,12 +47,11 @@ class References:
         """Copy the object into the file `target`, hashed on the way.
 
         Raises `ReferenceNotAllowed`, `NotFound`, `FileTooLarge` before a byte over `max_bytes` is kept,
-        `StoreUnavailable`, or `OSError` where the target's disk is full.
+        `StoreUnavailable`, or `OSError` where the target's disk is full. To be called in one of `places`.
         """
         self.check(tenant, url)
         try:
-            with self._places:
-                return self._copy(url.removeprefix(SCHEME), target, max_bytes)
+            return self._copy(url.removeprefix(SCHEME), target, max_bytes)
         except FileNotFoundError as error:
             raise NotFound("There is no object at that address.") from error
         except PermissionError as error:
@@ -63,12 +62,12 @@ class References:
             raise StoreUnavailable(f"The object store does not answer: {type(error).__name__}.") from error
 
     def _copy(self, path: str, target: Path, max_bytes: int) -> Upload:
-        files: Any = s3fs.S3FileSystem(endpoint_url=self._endpoint_url)
-        if not files.split_path(path)[1]:  # a bucket alone, which s3fs opens with a ValueError
+        if not self._files.split_path(path)[1]:  # a bucket alone, which s3fs opens with a ValueError
             raise FileNotFoundError(path)
         digest = hashlib.sha256()
         size = 0
-        with files.open(path, "rb", block_size=READ_BYTES, cache_type="readahead") as source, target.open("wb") as copy:
+        opened = self._files.open(path, "rb", block_size=READ_BYTES, cache_type="readahead")
+        with opened as source, target.open("wb") as copy:
             if source.details["type"] != "file":
                 raise FileNotFoundError(path)
             if source.size > max_bytes:

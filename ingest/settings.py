@@ -30,7 +30,12 @@ _HTTP_URL = re.compile(r"https?://(\S+@)?([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[
 class Settings(BaseSettings):
     """The service's settings. Unset store addresses mean: embedded, under `data_dir`."""
 
-    model_config = SettingsConfigDict(env_prefix="FANFOLD_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="FANFOLD_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # Serve keeps a failed start's traceback, and shows it to whoever asks
+    )
 
     data_dir: Path = Field(Path("~/.fanfold"), description="Where embedded stores, models and state live.")
 

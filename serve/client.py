@@ -60,7 +60,8 @@ class Client:
         self._retry_for_s = retry_for_s
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         here = httpx.URL(url).host in LOOPBACK  # no HTTP_PROXY can know it, and none shall see its files and its key
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, headers=headers, trust_env=not here)
+        direct = httpx.HTTPTransport() if here else None  # without a proxy; SSL_CERT_FILE holds
+        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, headers=headers, transport=direct)
 
     def __enter__(self) -> Self:
         return self

@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from email.message import Message
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import anyio
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -157,9 +157,8 @@ async def _referred(request: Request, references: References, tenant: str, direc
             raise UnknownField(f"A reference has no field `{name}`. Its fields are: {known}.") from error
         raise BadReference('Say where the document is: {"url": "s3://bucket/key.pdf"}.') from error
     metadata = None if reference.metadata is None else check_metadata(reference.metadata)
-    upload = await run_in_threadpool(
-        references.fetch, tenant, reference.url, directory / "upload.pdf", max_bytes=max_bytes
-    )
+    fetch = partial(references.fetch, tenant, reference.url, directory / "upload.pdf", max_bytes=max_bytes)
+    upload: Upload = await anyio.to_thread.run_sync(fetch, limiter=references.places)
     filename = safe_filename(upload.filename)
     return replace(upload, filename=filename, metadata=metadata, priority=reference.priority)
 

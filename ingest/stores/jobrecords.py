@@ -64,7 +64,7 @@ def next_attempt(seen: Job, holder: str, epoch: int, now: datetime) -> dict[str,
     units, number = seen.progress.units, len(seen.attempts)
     attempt = Attempt(number=number + 1, epoch=epoch, holder=holder, started_at=now, units_at_start=units)
     last = seen.attempts[-1] if seen.attempts else None
-    if last is not None and number >= MOST_ATTEMPTS and last.units_at_start == units:
+    if last is not None and seen.stalled_attempts >= MOST_ATTEMPTS:
         again = attempt.model_copy(update={"number": number, "worked_s": last.worked_s})
         return {f"attempts.{number - 1}": again.model_dump()}
     change: dict[str, Any] = {f"attempts.{number}": attempt.model_dump()}

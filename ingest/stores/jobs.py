@@ -28,7 +28,6 @@ from ingest.turns import Priority, Ticket
 
 CLAIM_CANDIDATES = 16
 WAITING = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
-BEGUN = [state for state in JobState if state not in {JobState.QUEUED, JobState.CANCELLING}]
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 WITH_WORK: Mapping[str, Any] = {"state": {"$in": [JobState.QUEUED, JobState.RUNNING]}, "cancel_requested_at": None}
 WITHOUT_WORK: tuple[Mapping[str, Any], ...] = (  # open jobs that are to be cancelled, or have ended: only collected
@@ -288,10 +287,10 @@ class JobStore:
 
     @fault_point("jobs.abandoned")
     def abandoned(self) -> list[Ticket]:
-        """The jobs that were claimed, and whose holder's lease has run out."""
+        """The jobs that were claimed, have work, and whose holder's lease has run out: all but `claim_ending`'s."""
         now = self.now()
         with mongo_errors():  # the lease is looked at here: one range of an index then serves every server
-            found = self._jobs.find({"open": True, "state": {"$in": BEGUN}}, TICKET)
+            found = self._jobs.find({"open": True, "state": JobState.RUNNING, "cancel_requested_at": None}, TICKET)
             return [ticket_of(record) for record in found if record["lease"]["expires_at"] <= now]
 
     @fault_point("jobs.claim")

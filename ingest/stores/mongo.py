@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from dns.exception import DNSException
+from dns.resolver import NXDOMAIN, NoAnswer
 from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -31,8 +33,9 @@ SOCKET_TIMEOUT_MS = 60_000
 def connect(uri: str, database: str) -> Database[dict[str, Any]]:
     """The database, with UTC-aware instants, majority writes and majority reads; connects on first use.
 
-    Raises `ConfigurationError` where the address is none. It repeats nothing of it, nor does what it comes from: a
-    password that is not percent-encoded is taken for any other part, a host name included.
+    Raises `ConfigurationError` where the address is none, and `StoreUnavailable` where DNS cannot tell the servers
+    of a mongodb+srv address. Neither repeats anything of it, nor does what it comes from: a password that is not
+    percent-encoded is taken for any other part, a host name included.
     """
     try:
         client: MongoClient[dict[str, Any]] = MongoClient(
@@ -44,7 +47,10 @@ def connect(uri: str, database: str) -> Database[dict[str, Any]]:
         )
     except (NoAddress, ValueError) as error:
         asked = error.__cause__  # DNS, for the servers of a mongodb+srv address
-        why = "such as mongodb://USER:PASSWORD@HOST/" if asked is None else f"DNS answers {type(asked).__name__}"
+        answer = f"DNS answers {type(asked).__name__}"
+        if isinstance(asked, DNSException) and not isinstance(asked, NXDOMAIN | NoAnswer):
+            raise StoreUnavailable(f"MongoDB's servers are not to be found for the moment: {answer}.") from None
+        why = "such as mongodb://USER:PASSWORD@HOST/" if asked is None else answer
         raise ConfigurationError(
             f"FANFOLD_MONGODB_URI is not an address of MongoDB: {why}. Percent-encode user name and password."
         ) from None

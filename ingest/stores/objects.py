@@ -28,6 +28,7 @@ ABANDONED_S = 24 * 60 * 60.0  # a file in the staging directory that nothing was
 READ_AHEAD_BYTES = 64 * 1024  # beyond each range that is asked for
 S3_CONNECT_S, S3_READ_S = 5, 15
 S3_TRIES = 2  # of a call, which is then given up: whoever waits for a page's worker would blame the page for the rest
+S3_CONNECTIONS = 100  # a process's: as many as there are threads that may ask
 S3_SLOWEST_BYTES_S = 256 * 1024  # below it, what is sent is taken to be read by nobody
 
 
@@ -242,37 +243,67 @@ def _reading(file: IO[bytes], errors: AbstractContextManager[None]) -> Iterator[
         yield file
 
 
+def s3_files(endpoint_url: str | None) -> Any:
+    """S3 as s3fs's files, with the credentials of this process's environment, as s3fs finds them.
+
+    A bucket that says nothing costs a call half a minute, then an error: who can wait is the job. (s3fs and botocore
+    each try five times, one within the other: seven minutes.) A put needs `end_put` for that.
+    """
+    config = {
+        "connect_timeout": S3_CONNECT_S,
+        "read_timeout": S3_READ_S,
+        "retries": {"mode": "standard", "total_max_attempts": S3_TRIES},
+        "max_pool_connections": S3_CONNECTIONS,
+    }
+    files: Any = fsspec.filesystem(
+        "s3", endpoint_url=endpoint_url, use_listings_cache=False, skip_instance_cache=True, config_kwargs=config
+    )
+    files.retries = 1
+    return files
+
+
+def end_put(files: Any, put: Coroutine[Any, Any, object], size_bytes: int) -> None:
+    """Bring s3fs's put to its end, also where the caller is interrupted: s3fs's own wrapper leaves it to itself.
+
+    It would land after the interrupted work has been said to be gone, and nobody would know of the object.
+
+    The end comes by a deadline, as a `TimeoutError`. aiohttp's `sock_read` runs neither while it waits for the
+    `100 Continue` that botocore asks for, nor while it sends, and a second `100 Continue` stops it: it would wait for
+    ever.
+    """
+
+    async def within(seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            await put
+
+    patience = S3_TRIES * S3_READ_S + size_bytes / S3_SLOWEST_BYTES_S
+    future = asyncio.run_coroutine_threadsafe(within(patience), files.loop)
+    try:
+        future.result()
+    finally:
+        futures.wait([future])
+
+
 class S3Store:
     """A bucket (or a prefix of one) as object store, through s3fs; creation is a conditional put (`If-None-Match: *`).
-
-    A bucket that says nothing costs a call half a minute, then `StoreUnavailable`: the job does the waiting. (s3fs and
-    botocore each try five times, one within the other: seven minutes.)
 
     Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
     """
 
     def __init__(self, bucket: str, prefix: str, *, endpoint_url: str | None) -> None:
         self._root = f"{bucket}/{prefix}".rstrip("/")
-        timeouts = {"connect_timeout": S3_CONNECT_S, "read_timeout": S3_READ_S}
-        self._fs: Any = fsspec.filesystem(
-            "s3",
-            endpoint_url=endpoint_url,
-            use_listings_cache=False,
-            skip_instance_cache=True,
-            config_kwargs=timeouts | {"retries": {"mode": "standard", "total_max_attempts": S3_TRIES}},
-        )
-        self._fs.retries = 1
+        self._fs = s3_files(endpoint_url)
 
     @fault_point("objects.put")
     def put(self, key: str, data: bytes) -> bool:
         """See `ObjectStore.put`."""
-        put = self._fs._pipe_file(self._path(key), data, mode="create")  # noqa: SLF001  # see `_create`
+        put = self._fs._pipe_file(self._path(key), data, mode="create")  # noqa: SLF001  # see `end_put`
         return self._create(key, put, len(data))
 
     @fault_point("objects.put_file")
     def put_file(self, key: str, path: Path) -> bool:
         """See `ObjectStore.put_file`."""
-        put = self._fs._put_file(str(path), self._path(key), mode="create")  # noqa: SLF001  # see `_create`
+        put = self._fs._put_file(str(path), self._path(key), mode="create")  # noqa: SLF001  # see `end_put`
         return self._create(key, put, path.stat().st_size)
 
     @fault_point("objects.get")
@@ -327,31 +358,15 @@ class S3Store:
             raise StoreUnavailable(f"The bucket {bucket} does not exist.") from error
 
     def _create(self, key: str, put: Coroutine[Any, Any, object], size_bytes: int) -> bool:
-        """Bring the put to its end, also where the caller is interrupted: s3fs's own wrapper leaves it to itself.
-
-        It would land after the interrupted work has been said to be gone, and nobody would know of the object.
-
-        The end comes by a deadline. aiohttp's `sock_read` runs neither while it waits for the `100 Continue` that
-        botocore asks for, nor while it sends, and a second `100 Continue` stops it: it would wait for ever.
-        """
-        patience = S3_TRIES * S3_READ_S + size_bytes / S3_SLOWEST_BYTES_S
         with _s3_errors(key):
-            future = asyncio.run_coroutine_threadsafe(_within(patience, put), self._fs.loop)
             try:
-                future.result()
+                end_put(self._fs, put, size_bytes)
             except FileExistsError:
                 return False
-            finally:
-                futures.wait([future])
             return True
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
-
-
-async def _within(seconds: float, call: Coroutine[Any, Any, object]) -> None:
-    async with asyncio.timeout(seconds):
-        await call
 
 
 @contextmanager

@@ -12,10 +12,21 @@ from serve.client import Client
 from serve.schemas import JobView
 from tests.checks import assert_published_exactly
 from tests.clusters import Cluster, tasks_called
+from tests.crash.processes import until
 
 SAMPLES = ("field-guide", "letters", "inventory")
 MAX_CHARACTER_ERROR_RATE = 0.02
 QUESTIONS_FOUND_FIRST = 9
+
+
+@pytest.fixture(scope="module")
+def samples(sample_pdfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The samples under their own names, with bytes that no other test sends."""
+    directory = tmp_path_factory.mktemp("samples-again")
+    for name in SAMPLES:
+        original = (sample_pdfs / f"{name}.pdf").read_bytes()
+        (directory / f"{name}.pdf").write_bytes(original + f"\n% {directory}\n".encode())
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +36,9 @@ def ocr_before(cluster: Cluster) -> int:
 
 
 @pytest.fixture(scope="module")
-def jobs(cluster: Cluster, ocr_before: int, sample_pdfs: Path) -> dict[str, JobView]:
+def jobs(cluster: Cluster, ocr_before: int, samples: Path) -> dict[str, JobView]:
     """The samples' finished jobs, submitted together."""
-    submitted = {name: cluster.client.submit(sample_pdfs / f"{name}.pdf").job_id for name in SAMPLES}
+    submitted = {name: cluster.client.submit(samples / f"{name}.pdf").job_id for name in SAMPLES}
     return {name: cluster.finish(job_id) for name, job_id in submitted.items()}
 
 
@@ -55,8 +66,9 @@ def test_scanned_text_has_at_most_two_percent_wrong_characters(cluster: Cluster,
 
 def test_only_pages_without_a_good_text_layer_are_ocred(jobs: dict[str, JobView], ocr_before: int) -> None:
     """One Ray task per OCR page: none for born-digital pages, also not in the mixed document."""
-    kinds = [kind for name in jobs for kind in find_work(name).kinds]
-    assert len(tasks_called("ocr")) - ocr_before == sum(kind is not PageKind.TEXT for kind in kinds)
+    scans = sum(kind is not PageKind.TEXT for name in jobs for kind in find_work(name).kinds)
+    until(lambda: len(tasks_called("ocr")) - ocr_before >= scans)  # Ray's bookkeeping is a second behind
+    assert len(tasks_called("ocr")) - ocr_before == scans
 
 
 def test_questions_in_other_words_find_the_right_page_first(
@@ -83,10 +95,10 @@ def test_chunks_keep_the_pages_they_span(cluster: Cluster, jobs: dict[str, JobVi
 
 
 def test_submitting_the_same_bytes_again_changes_nothing(
-    cluster: Cluster, jobs: dict[str, JobView], sample_pdfs: Path
+    cluster: Cluster, jobs: dict[str, JobView], samples: Path
 ) -> None:
     """A second submit answers with the first one's job, and no chunk is added."""
-    again = cluster.client.submit(sample_pdfs / "letters.pdf")
+    again = cluster.client.submit(samples / "letters.pdf")
     assert (again.job_id, again.created) == (jobs["letters"].job_id, False)
     assert_published_exactly(cluster.stores, jobs["letters"], keep_source=True)
 

@@ -30,7 +30,8 @@ def claim_next(jobs: JobStore, holder: str = "a") -> HeldJob | None:
     """A supervisor's claim of what has waited longest, whosever it is; None when nothing can be claimed."""
     waiting = sorted([*jobs.waiting(limit=100), *jobs.abandoned()], key=lambda ticket: ticket.available_at)
     claims = (jobs.claim(holder, ticket.job_id) for ticket in waiting)
-    return next((held for held in claims if held is not None), None)
+    held = next((held for held in claims if held is not None), None)
+    return held or next(iter(jobs.claim_ending(holder, limit=1)), None)
 
 
 def claim(jobs: JobStore, holder: str = "a") -> HeldJob:

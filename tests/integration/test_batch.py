@@ -2,11 +2,14 @@
 
 import io
 import itertools
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import httpx
 import pyarrow.parquet as pq
@@ -17,19 +20,21 @@ from cluster.ingestion import Ingestion, Options
 from cluster.outcome import Outcome
 from cluster.report import reporting
 from cluster.sources import Buckets, Missing, Source, find
-from ingest.errors import Category, ConfigurationError
+from ingest.errors import Category, ConfigurationError, NotFound
 from ingest.model import Failure, JobState, Revision
+from ingest.references import AT_ONCE
 from ingest.settings import Settings
-from ingest.stores import Stores
+from ingest.stores import Stores, objects
 from serve.client import Client
 from serve.schemas import SubmitView
 from tests.background import again_and_again
 from tests.builders import KEEP_NOTHING, axis_vectors, make_visible, pipeline_named, some_chunks
 from tests.integration.queue import claim_next
-from tests.integration.web import PIPELINE, Web
+from tests.integration.web import PIPELINE, Web, serving
 from tests.pdfs import pdf_of
 from tests.s3_server import S3Server
 
+MANY = 50  # more than the threads that serve requests
 LOCKED = Failure(category=Category.INPUT, message="The PDF is protected by a password.", retryable=False)
 
 
@@ -251,6 +256,50 @@ def test_a_report_is_put_to_a_bucket(web: Web, s3: S3Server, folder: Path, tmp_p
         str(folder / name): outcome.state for name, outcome in outcomes.items()
     }
     assert {row["error_category"] for row in rows} == {None, "input"}
+
+
+def test_a_report_that_nobody_takes_is_given_up_and_kept(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, folder: Path, web: Web
+) -> None:
+    """A server that falls silent at the end of the run does not keep the run for ever; the rows are in the file."""
+    target = f"s3://{s3.bucket()}/report.jsonl"
+    outcomes, _ = run(web, str(folder))
+    monkeypatch.setattr(objects, "S3_READ_S", 0.5)
+    done = pytest.raises(ConfigurationError, match="Its rows are in")
+    with done as said, reporting(target, s3_endpoint_url=s3.url) as report:
+        for outcome in outcomes.values():
+            report.write(outcome)
+        s3.freeze()
+    s3.thaw()
+    kept = Path(said.value.message.rpartition(" ")[2])
+    assert len(kept.read_text(encoding="utf-8").splitlines()) == len(outcomes)
+    kept.unlink()
+
+
+def test_references_that_wait_for_a_bucket_keep_nobody_else_waiting(web: Web, inbox: str) -> None:
+    """More of them than there are threads, and a bucket that says nothing: everything else is answered."""
+    let_go, begun = threading.Event(), threading.Semaphore(0)
+
+    def silent(*_arguments: object, **_options: object) -> NoReturn:
+        begun.release()
+        let_go.wait(60)
+        raise NotFound("There is no object at that address.")
+
+    web.service.references.fetch = silent  # type: ignore[method-assign]  # a bucket that answers when it is told to
+    with serving(web) as url, ThreadPoolExecutor(MANY) as callers:
+
+        def refer(number: int) -> int:
+            body = {"url": f"s3://{inbox}/in/{number}.pdf"}
+            return httpx.post(f"{url}/v1/documents", json=body, timeout=90).status_code
+
+        answers = [callers.submit(refer, number) for number in range(MANY)]
+        try:
+            assert all(begun.acquire(timeout=30) for _ in range(AT_ONCE))
+            time.sleep(1)  # for the others to arrive
+            assert httpx.get(f"{url}/v1/jobs", timeout=30).status_code == 200
+        finally:
+            let_go.set()
+        assert {answer.result() for answer in answers} == {404}
 
 
 def test_a_report_on_a_bucket_that_is_not_there_is_refused_at_once(s3: S3Server) -> None:

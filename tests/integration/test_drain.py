@@ -1,6 +1,7 @@
 """A drain over a real MongoDB: it is over when every supervisor that is there has heard of it and holds nothing."""
 
 import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ LONG, AT_ONCE = timedelta(minutes=5), timedelta(milliseconds=1)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No long waits."""
     monkeypatch.setattr(draining, "POLL_S", 0.01)
+    monkeypatch.setattr(draining, "PRESENCE_S", 1.5)
     monkeypatch.setattr(draining, "GIVE_BACK_TIMEOUT_S", 5)
 
 
@@ -150,6 +152,19 @@ def test_where_nobody_works_nothing_is_drained(stores: Stores, drain: Drain) -> 
         with pytest.raises(ConfigurationError, match="No supervisor works on this queue"):
             order()
     assert stores.roster.standing(HERE).number == 0
+
+
+def test_supervisors_that_could_not_report_for_a_while_are_waited_for(
+    stores: Stores, mongodb: EmbeddedMongoDB, settings: Settings
+) -> None:
+    """MongoDB was away for longer than a report is good for: it is not "safe to stop" in the first second after."""
+    name = stores.jobs._jobs.database.name
+    there = settings.model_copy(update={"mongodb_uri": SecretStr(mongodb.uri), "mongodb_database": name})
+    again = threading.Timer(0.5, lambda: report(stores, "a", running=3))
+    again.start()
+    with connected_drain(there, None) as only:
+        assert only.cluster == HERE
+    again.join()
 
 
 def test_who_has_left_is_not_present(stores: Stores) -> None:

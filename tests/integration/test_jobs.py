@@ -445,3 +445,31 @@ def test_a_job_that_can_never_be_ended_does_not_grow_for_ever(
     assert (job.attempts[-1].holder, job.attempts[-1].epoch) == ("last", MOST_ATTEMPTS + 4)
     assert [attempt.number for attempt in job.attempts] == list(range(1, MOST_ATTEMPTS + 1))
     assert [attempt.outcome for attempt in job.attempts] == ["lost"] * (MOST_ATTEMPTS - 1) + [None]
+
+
+def test_attempts_that_were_given_back_exhaust_no_job_and_hide_no_other(
+    jobs: JobStore, database: Database[dict[str, Any]]
+) -> None:
+    """However often a supervisor was stopped, each attempt that was lost afterwards counts."""
+    job_id = insert(jobs).job_id
+    for _ in range(MOST_ATTEMPTS + 1):
+        claim(jobs).release()
+    for _ in range(3):
+        claim(jobs)
+        expire(database, job_id)
+    assert claim(jobs).job.stalled_attempts == 4
+
+
+def test_what_only_has_to_be_collected_is_no_abandoned_job(jobs: JobStore, database: Database[dict[str, Any]]) -> None:
+    """Nor what is to be cancelled: `claim` leaves both to `claim_ending`, and thousands of them would stand in line."""
+    for name in ("working", "ended", "cancelled"):
+        insert(jobs, name)
+        held = claim(jobs, "dead")
+        if name == "ended":
+            held.settle(JobState.SUCCEEDED)
+        if name == "cancelled":
+            jobs.request_cancel(held.job.job_id)
+    database["jobs"].update_many({}, {"$set": {"lease.expires_at": jobs.now()}})
+    working = database["jobs"].find_one({"document_id": "working"})
+    assert working is not None
+    assert [ticket.job_id for ticket in jobs.abandoned()] == [working["_id"]]

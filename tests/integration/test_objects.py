@@ -429,19 +429,22 @@ def test_an_interrupted_put_on_s3_has_ended(s3_endpoint: str, monkeypatch: pytes
     put, landed = store._fs._pipe_file, list[str]()
 
     async def slow(path: str, data: bytes, **how: Any) -> None:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2)
         await put(path, data, **how)
         landed.append(path)
 
     def interrupt(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
+    def put_and_be_interrupted() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        store.put(KEY, b"x")
+
     monkeypatch.setattr(store._fs, "_pipe_file", slow)
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
     try:
         with pytest.raises(KeyboardInterrupt):
-            store.put(KEY, b"x")
+            put_and_be_interrupted()
         assert len(landed) == 1
     finally:
         signal.signal(signal.SIGALRM, before)

@@ -14,6 +14,11 @@ from ingest.stages.ocr import Ocr
 from ingest.stages.recogniser import Bfloat16Recogniser, computes_bfloat16
 from tests.integration.test_ocr import LEFT, MODEL, RIGHT, scan
 
+openvino = pytest.importorskip("openvino")
+in_bfloat16 = pytest.mark.skipif(
+    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="this CPU has too little of AVX-512 even to imitate bfloat16",
+)
 LINE = np.zeros((1, 3, 48, 700), np.float32)
 
 
@@ -36,6 +41,7 @@ def runner_of(ocr: Ocr) -> object:
     return ocr._engine.paddlex_pipeline.text_rec_model.runner
 
 
+@in_bfloat16
 def test_a_page_reads_the_same_in_bfloat16(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every character of a skewed, noisy page. Where the CPU has no bfloat16, OpenVINO imitates it."""
     page = scan(((60, 90, 290, 780), f"{LEFT} {RIGHT}"), ((310, 90, 540, 780), f"{RIGHT} {LEFT}"), skew=0.4)
@@ -77,6 +83,7 @@ def test_the_cpu_says_whether_it_computes_bfloat16(
     assert not computes_bfloat16()
 
 
+@in_bfloat16
 def test_too_little_memory_is_an_error_and_not_an_empty_line(model: Path) -> None:
     """OpenVINO itself would give no steps, hence no text, and raise nothing."""
     run = Bfloat16Recogniser(model)
@@ -89,6 +96,7 @@ def test_too_little_memory_is_an_error_and_not_an_empty_line(model: Path) -> Non
     assert np.array_equal(after, expected)
 
 
+@in_bfloat16
 def test_no_steps_are_no_text(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever made OpenVINO give none."""
     run = Bfloat16Recogniser(model)
@@ -97,6 +105,7 @@ def test_no_steps_are_no_text(model: Path, monkeypatch: pytest.MonkeyPatch) -> N
         run([LINE])
 
 
+@in_bfloat16
 @pytest.mark.parametrize("width", [320, 321, 700, 3200])
 def test_a_line_has_a_step_for_every_eight_pixels_at_least(model: Path, width: int) -> None:
     """Widths are rounded up, so that few kinds of them occur."""

@@ -17,7 +17,7 @@ from cluster.composition import Blueprint
 from cluster.embedded import EmbeddedMongoDB
 from cluster.queue import GUEST_PLACES, Queue
 from cluster.scheduler import FairScheduler, Owner
-from cluster.supervisor import ENDING_PLACES, SWEEP_INTERVAL_S, Supervisor
+from cluster.supervisor import ENDING_PLACES, Supervisor
 from ingest.endings import all_done
 from ingest.errors import StoreRefused
 from ingest.model import ChunkPlan, Inspection, Job, JobState, Revision
@@ -402,8 +402,9 @@ async def test_a_bulk_delete_is_carried_out_in_seconds(
         return count
 
     monkeypatch.setattr(stores.jobs, "reopen_due", reopen_due)
+    monkeypatch.setattr("cluster.supervisor.SWEEP_INTERVAL_S", 300.0)
     sweep = asyncio.create_task(supervisor._sweep())
-    async with asyncio.timeout(SWEEP_INTERVAL_S):
+    async with asyncio.timeout(60):
         await none_left.wait()
     sweep.cancel()
     assert list(opened) == []

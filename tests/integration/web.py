@@ -21,6 +21,7 @@ from serve.admission import Admission
 from serve.asgi import create_app
 from serve.service import Service
 from tests.builders import KEEP_NOTHING, axis_vectors, make_visible, pipeline_named, some_chunks
+from tests.crash.processes import until
 from tests.integration.queue import claim
 from tests.pdfs import pdf_of
 
@@ -108,6 +109,7 @@ def serving(web: Web) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(web.app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
+    until(lambda: server.started)
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(STOP_TIMEOUT_S)

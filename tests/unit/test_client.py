@@ -1,5 +1,6 @@
 """The typed client: to whom it talks, and what it makes of an answer."""
 
+import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -74,17 +75,25 @@ def test_another_service_is_not_taken_for_fanfold(port: int, monkeypatch: pytest
         client.service()
 
 
-def test_a_certificate_that_is_not_trusted_is_not_a_service_that_is_not_there(tmp_path: Path) -> None:
-    """The error says what to set, not to start one."""
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+def test_a_certificate_that_is_not_trusted_is_not_a_service_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what to set, not to start one; set, it is trusted, also on this machine, past every proxy."""
     files = [tmp_path / name for name in ("key.pem", "certificate.pem")]
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1"]
-    subprocess.run([*made, "-keyout", files[0], "-out", files[1]], check=True, capture_output=True)
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-addext"]
+    made += ["subjectAltName=IP:127.0.0.1", "-keyout", str(files[0]), "-out", str(files[1])]
+    subprocess.run(made, check=True, capture_output=True, timeout=60)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files[1], files[0])
     with answering(Answers, context) as port:
         client = Client(f"https://{LOOPBACK}:{port}", retry_for_s=0)
         with client, pytest.raises(ServiceError, match="SSL_CERT_FILE") as refused:
             client.service()
+        monkeypatch.setenv("SSL_CERT_FILE", str(files[1]))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{LOOPBACK}:{free_port()}")
+        with Client(f"https://{LOOPBACK}:{port}", retry_for_s=0) as trusting:
+            assert trusting.service().version == examples.SERVICE["version"]
     assert "fanfold up" not in str(refused.value)
 
 

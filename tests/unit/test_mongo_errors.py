@@ -73,3 +73,16 @@ def test_a_name_that_dns_does_not_know_is_not_repeated_either(uri: str, monkeypa
     with pytest.raises(ConfigurationError, match="DNS answers NXDOMAIN") as raised:
         connect(uri, "fanfold")
     assert not any(word in raised.value.message for word in ("nobody", "secret"))
+
+
+def test_a_dns_that_does_not_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new worker asks it for MongoDB's servers: no job fails because it was slow for a moment."""
+
+    def silent(*_arguments: object, **_options: object) -> None:
+        raise dns.resolver.LifetimeTimeout(timeout=5, errors=[])  # type: ignore[no-untyped-call]  # as above
+
+    monkeypatch.setattr(dns.resolver, "resolve", silent)
+    with pytest.raises(StoreUnavailable, match="DNS answers LifetimeTimeout") as raised:
+        connect("mongodb+srv://fanfold:secret@db.example/", "fanfold")
+    assert raised.value.retryable
+    assert "secret" not in str(raised.value)

@@ -100,9 +100,17 @@ def test_a_value_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, na
         Settings()
 
 
+def test_a_secret_that_cannot_be_one_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve keeps the traceback of a start that failed, and its status shows it."""
+    monkeypatch.setenv("FANFOLD_WEBHOOK_SECRET", "whsec_!!hunter2")
+    with pytest.raises(ValidationError, match="webhook_secret") as refused:
+        Settings()
+    assert "hunter2" not in str(refused.value)
+
+
 def test_chunks_that_would_be_all_overlap_are_refused() -> None:
     """An overlap as long as the chunk can never be cut: refused at the start, not at every document."""
-    with pytest.raises(ValidationError, match="chunk_overlap_tokens"):
+    with pytest.raises(ValidationError, match="FANFOLD_CHUNK_OVERLAP_TOKENS"):
         Settings(chunk_tokens=100, chunk_overlap_tokens=100)
 
 
