@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -22,7 +23,7 @@ from ingest.stores import Stores
 from serve import uploads
 from tests.builders import KEEP_NOTHING
 from tests.integration.queue import claim
-from tests.integration.web import API_KEYS, KEYS, Web
+from tests.integration.web import API_KEYS, KEYS, Web, serving
 from tests.pdfs import pdf_of
 
 PDF = {"Content-Type": "application/pdf"}
@@ -374,10 +375,14 @@ def test_references_are_read_a_few_at_a_time(by_reference: Web, monkeypatch: pyt
         raise FileNotFoundError
 
     monkeypatch.setattr(References, "_copy", copy)
-    body, client = {"url": "s3://inbox/acme/a.pdf"}, by_reference.client(KEYS["acme"])
-    with ThreadPoolExecutor(3 * AT_ONCE) as pool:
-        answers = list(pool.map(lambda _: client.post("/v1/documents", json=body).status_code, range(3 * AT_ONCE)))
-    assert set(answers) == {404}
+    body, headers = {"url": "s3://inbox/acme/a.pdf"}, {"Authorization": f"Bearer {KEYS['acme']}"}
+
+    def refer(_: int) -> int:
+        return httpx.post(f"{url}/v1/documents", json=body, headers=headers, timeout=60).status_code
+
+    with serving(by_reference) as url, ThreadPoolExecutor(3 * AT_ONCE) as pool:
+        answers = set(pool.map(refer, range(3 * AT_ONCE)))
+    assert answers == {404}
     assert 1 < most[0] <= AT_ONCE
 
 
