@@ -27,7 +27,7 @@ from tests.integration.qdrant_server import QdrantServer
 from tests.pdfs import encrypted_pdf, pdf_of
 
 FANFOLD = str(Path(sys.executable).with_name("fanfold"))
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 200
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
