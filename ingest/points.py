@@ -29,6 +29,7 @@ class Point:
     point_id: str
     document_id: str | None
     revision: int | None
+    epoch: int | None  # of the attempt that wrote it
     collection: str
 
 

@@ -5,14 +5,14 @@ adds what only somebody can know who watched: that every job has ended, how, and
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ingest import ids, reconcile
 from ingest.collection import kept_objects
-from ingest.model import RELEASED, Document, Job, JobState, Keeping, Revision
+from ingest.model import RELEASED, Document, Job, JobState, Keeping
 from ingest.stores import Stores
 from serve.schemas import JobView
 
@@ -60,11 +60,16 @@ def assert_invariants(
     busy = {job.document_id for job in jobs if job.job_id in at_work}
     idle = [document_id for document_id in stores.catalog.document_ids() if document_id not in busy]
     documents = [document for document_id in idle if (document := stores.catalog.known(document_id))]
+    epochs: dict[tuple[str | None, int | None], set[int | None]] = defaultdict(set)
+    for point in stores.vectors.points():
+        epochs[point.document_id, point.revision].add(point.epoch)
     for document in documents:
         its = [job for job in jobs if job.document_id == document.document_id]
         _assert_document(stores, document, its, keep_source=keep_source)
+        _assert_one_attempt_wrote_it(stores, document, its, epochs[document.document_id, document.published_revision])
     shown = {(one.document_id, one.published_revision) for one in documents if one.chunk_count}
-    assert {row for row in _rows(stores) if row[0] not in busy} == shown, "rows that no reader sees, or none to see"
+    rows = {*stores.catalog.revisions(), *(whose for whose in epochs if epochs[whose])}
+    assert {row for row in rows if row[0] not in busy} == shown, "rows that no reader sees, or none to see"
     for _ in range(2):  # the second time finds what the first one did
         assert list(reconcile.findings(stores)) == []
 
@@ -157,7 +162,6 @@ def _assert_document(stores: Stores, document: Document, jobs: list[Job], *, kee
         assert not stores.objects.exists(ids.source_key(document.document_id))
         return
     assert shown is None or shown in published, f"revision {shown} is shown, and no job says it succeeded"
-    _assert_one_attempt_wrote_it(stores, document, jobs)
     if latest is not None and latest.state.published:
         assert shown == latest.revision, f"succeeded, and not shown: {latest}"
         assert latest.keeping == Keeping(source=keep_source), f"fsck would judge by something else: {latest}"
@@ -167,20 +171,14 @@ def _assert_document(stores: Stores, document: Document, jobs: list[Job], *, kee
         assert stores.objects.exists(ids.source_key(document.document_id)), f"the PDF is not kept: {latest}"
 
 
-def _assert_one_attempt_wrote_it(stores: Stores, document: Document, jobs: list[Job]) -> None:
+def _assert_one_attempt_wrote_it(
+    stores: Stores, document: Document, jobs: list[Job], epochs_of_points: set[int | None]
+) -> None:
     """All rows that readers see are of one attempt at that revision: what earlier ones left has been written again."""
     chunks = stores.catalog.chunks(document, limit=max(1, document.chunk_count))
     if not chunks:
         return
     [job] = [job for job in jobs if job.revision == document.published_revision]
     epoch = chunks[0].epoch
-    assert {chunk.epoch for chunk in chunks} == {epoch}, f"rows of several attempts: {job}"
+    assert {chunk.epoch for chunk in chunks} == {epoch} == epochs_of_points, f"rows of several attempts: {job}"
     assert epoch in {attempt.epoch for attempt in job.attempts}, f"epoch {epoch} is no attempt's: {job}"
-    attempt = Revision(job.tenant, job.document_id, job.revision, job.pipeline, epoch=epoch)
-    assert not stores.vectors.has_later(attempt), f"points of a later attempt than {epoch}: {job}"
-
-
-def _rows(stores: Stores) -> Iterator[tuple[str | None, int | None]]:
-    """Document and revision of everything that has a row in either store."""
-    yield from set(stores.catalog.revisions())
-    yield from {(point.document_id, point.revision) for point in stores.vectors.points()}

@@ -144,9 +144,10 @@ class VectorStore:
     def points(self) -> Iterator[Point]:
         """Every point of every collection of ours, a page at a time."""
         for collection in self._collections():
-            for record in self._scroll(collection, None, payload=["document_id", "revision"]):
-                payload = record.payload or {}
-                yield Point(str(record.id), payload.get("document_id"), payload.get("revision"), collection)
+            for record in self._scroll(collection, None, payload=["document_id", "revision", "epoch"]):
+                told = record.payload or {}
+                whose = (told.get("document_id"), told.get("revision"), told.get("epoch"))
+                yield Point(str(record.id), *whose, collection)
 
     def collections_with(self, document_id: str, revision: int) -> dict[str, set[str]]:
         """The ids of this revision's points in each of our collections that has any."""
