@@ -66,9 +66,10 @@ def assert_invariants(
     for document in documents:
         its = [job for job in jobs if job.document_id == document.document_id]
         _assert_document(stores, document, its, keep_source=keep_source)
-        _assert_one_attempt_wrote_it(stores, document, its, epochs[document.document_id, document.published_revision])
+        its_epochs = epochs.get((document.document_id, document.published_revision), set())
+        _assert_one_attempt_wrote_it(stores, document, its, its_epochs)
     shown = {(one.document_id, one.published_revision) for one in documents if one.chunk_count}
-    rows = {*stores.catalog.revisions(), *(whose for whose in epochs if epochs[whose])}
+    rows = {*stores.catalog.revisions(), *epochs}
     assert {row for row in rows if row[0] not in busy} == shown, "rows that no reader sees, or none to see"
     for _ in range(2):  # the second time finds what the first one did
         assert list(reconcile.findings(stores)) == []
